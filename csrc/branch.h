@@ -1,0 +1,59 @@
+#pragma once
+
+#include "kvfork.h"
+#include "text_stream.h"
+
+#include "sampling.h"
+
+#include <chrono>
+#include <vector>
+
+namespace kvf {
+
+using Clock = std::chrono::steady_clock;
+
+inline double ms_between(Clock::time_point from, Clock::time_point to) {
+    return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+// One generation: what it was asked, what it has said, how far the cache knows it.
+//
+// Prefill and decode are one thing here: a running branch has tokens that are not cached yet, and when the last of them
+// is computed, the next is sampled. A branch that was preempted or forked off has many such tokens again, that is all.
+struct Branch {
+    kvf_branch_id id = 0;
+
+    int32_t                n_predict  = -1;
+    int32_t                n_logprobs = -1;
+    bool                   share      = true;
+    common_params_sampling sampling;
+    common_sampler_ptr     sampler;
+    TextStream             text;
+
+    std::vector<llama_token> tokens; // the prompt, then what was generated
+    size_t                   n_prompt = 0;
+    size_t                   n_known  = 0;  // of tokens; those that it had when it got its sequence
+    size_t                   n_cached = 0;  // of tokens; all but the last while it decodes
+    llama_seq_id             seq      = -1; // -1: it waits
+
+    // while it waits: for another branch to have computed a prefix that both share
+    kvf_branch_id awaited   = 0;
+    size_t        n_awaited = 0;
+
+    // while it runs: lengths at which others wait to fork it; a prefill pauses there
+    std::vector<size_t> fork_points;
+
+    kvf_usage         usage = {};
+    Clock::time_point t_submitted;
+    Clock::time_point t_admitted;
+    Clock::time_point t_first_token;
+
+    explicit Branch(TextStream text) : text(std::move(text)) {}
+
+    size_t n_pending() const { return tokens.size() - n_cached; }
+
+    // its next row is a token that it has sampled since it got its sequence
+    bool decodes() const { return n_cached >= n_known; }
+};
+
+}  // namespace kvf

@@ -1,0 +1,209 @@
+#include "engine.h"
+
+#include "error.h"
+#include "sampler.h"
+
+#include <future>
+#include <string>
+
+namespace kvf {
+
+namespace {
+
+const llama_model * checked(const llama_model * model) {
+    if (llama_model_has_encoder(model) || !llama_model_has_decoder(model)) {
+        throw Error(KVF_ERROR_INVALID, "model: has no decoder-only architecture; use a model that generates text");
+    }
+    if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) {
+        throw Error(KVF_ERROR_INVALID, "model: has no vocabulary; use a file that contains its tokenizer");
+    }
+    return model;
+}
+
+llama_context * make_context(const llama_model * model, llama_context_params params, std::atomic<bool> & closing) {
+    if (params.n_seq_max < 1 || params.n_seq_max > llama_max_parallel_sequences()) {
+        throw Error(KVF_ERROR_INVALID, "n_seq_max = " + std::to_string(params.n_seq_max) + ": must be from 1 to " +
+                                           std::to_string(llama_max_parallel_sequences()));
+    }
+    params.kv_unified          = true; // a fork shares cells only within one buffer
+    params.embeddings          = false;
+    params.abort_callback      = [](void * data) { return static_cast<std::atomic<bool> *>(data)->load(); };
+    params.abort_callback_data = &closing;
+
+    llama_context * ctx = llama_init_from_model(const_cast<llama_model *>(model), params);
+    if (!ctx) {
+        throw Error(KVF_ERROR_INTERNAL, "llama_init_from_model failed: see the log; a smaller n_ctx needs less memory");
+    }
+    if (!llama_get_memory(ctx)) {
+        llama_free(ctx);
+        throw Error(KVF_ERROR_INVALID, "model: keeps no memory of a sequence, so there is nothing to generate from");
+    }
+    return ctx;
+}
+
+}  // namespace
+
+Engine::Engine(const llama_model * model, llama_context_params params, const char * chat_template)
+    : model_(checked(model)),
+      vocab_(llama_model_get_vocab(model)),
+      chat_template_(model, chat_template),
+      ctx_(make_context(model, params, closing_)),
+      scheduler_(std::make_unique<Scheduler>(ctx_.get())),
+      n_ctx_(llama_n_ctx(ctx_.get())),
+      stats_(scheduler_->stats()),
+      thread_(&Engine::run, this) {}
+
+Engine::~Engine() {
+    close();
+}
+
+kvf_branch_id Engine::submit(const kvf_request & request) {
+    if (request.n_tokens == 0) {
+        throw Error(KVF_ERROR_INVALID, "tokens: the prompt is empty; it needs one token at least");
+    }
+    if (request.n_predict < -1) {
+        throw Error(KVF_ERROR_INVALID, "n_predict = " + std::to_string(request.n_predict) +
+                                           ": must be -1 (until the context is full), 0 (prefill only) or more");
+    }
+    if (request.n_tokens > n_ctx_) {
+        throw Error(KVF_ERROR_OVERFLOW, "the prompt has " + std::to_string(request.n_tokens) + " tokens, n_ctx is " +
+                                            std::to_string(n_ctx_) + ": shorten the prompt or raise n_ctx");
+    }
+    const int32_t n_vocab = llama_vocab_n_tokens(vocab_);
+    for (size_t i = 0; i < request.n_tokens; ++i) {
+        if (request.tokens[i] < 0 || request.tokens[i] >= n_vocab) {
+            throw Error(KVF_ERROR_INVALID, "tokens[" + std::to_string(i) + "] = " + std::to_string(request.tokens[i]) +
+                                               ": is not in the vocabulary of " + std::to_string(n_vocab));
+        }
+    }
+    std::vector<std::string> stop;
+    for (size_t i = 0; i < request.n_stop; ++i) {
+        if (!request.stop[i] || !*request.stop[i]) {
+            throw Error(KVF_ERROR_INVALID, "stop[" + std::to_string(i) + "]: is empty and would end every text at once");
+        }
+        stop.emplace_back(request.stop[i]);
+    }
+
+    auto branch         = std::make_unique<Branch>(TextStream(std::move(stop)));
+    branch->n_predict   = request.n_predict;
+    branch->n_logprobs  = request.n_logprobs;
+    branch->share       = request.share;
+    branch->tokens      = { request.tokens, request.tokens + request.n_tokens };
+    branch->n_prompt    = request.n_tokens;
+    branch->t_submitted = Clock::now();
+    branch->sampling    = sampling_params(vocab_, request);
+    if (request.n_predict != 0) {
+        branch->sampler = make_sampler(model_, branch->sampling, branch->tokens, branch->n_prompt);
+    }
+    branch->usage.n_prompt = static_cast<uint32_t>(request.n_tokens);
+
+    const kvf_branch_id id = ++n_branches_;
+    branch->id             = id;
+
+    // std::function wants to copy what it holds
+    auto shared = std::make_shared<std::unique_ptr<Branch>>(std::move(branch));
+    post([shared](Scheduler & scheduler, std::vector<Event> &) { scheduler.submit(std::move(*shared)); });
+    return id;
+}
+
+kvf_branch_id Engine::fork(kvf_branch_id branch, uint32_t seed) {
+    const kvf_branch_id id = ++n_branches_;
+    post([=](Scheduler & scheduler, std::vector<Event> & out) { scheduler.fork(branch, id, seed, out); });
+    return id;
+}
+
+void Engine::cancel(kvf_branch_id branch) {
+    post([=](Scheduler & scheduler, std::vector<Event> & out) { scheduler.cancel(branch, out); });
+}
+
+void Engine::clear() {
+    auto done    = std::make_shared<std::promise<void>>();
+    auto waiting = done->get_future();
+    post([done](Scheduler & scheduler, std::vector<Event> &) { scheduler.clear(); done->set_value(); });
+    done.reset();
+    waiting.get();
+}
+
+void Engine::close() {
+    {
+        const std::lock_guard<std::mutex> lock(mailbox_mutex_);
+        closing_ = true;
+    }
+    mailbox_filled_.notify_one();
+    const std::lock_guard<std::mutex> lock(join_mutex_);
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+}
+
+kvf_stats Engine::stats() const {
+    const std::lock_guard<std::mutex> lock(stats_mutex_);
+    return stats_;
+}
+
+int32_t Engine::poll(kvf_event * out, size_t n_max, int32_t timeout_ms) {
+    return events_.poll(out, n_max, timeout_ms);
+}
+
+void Engine::post(Command command) {
+    {
+        const std::lock_guard<std::mutex> lock(mailbox_mutex_);
+        if (closing_) {
+            throw Error(KVF_ERROR_CLOSED, "the engine is closed");
+        }
+        mailbox_.push_back(std::move(command));
+    }
+    mailbox_filled_.notify_one();
+}
+
+void Engine::run() {
+    std::vector<Event>   out;
+    std::vector<Command> commands;
+
+    const auto guarded = [&](auto && work) {
+        try {
+            work();
+        } catch (const std::exception & e) {
+            scheduler_->fail_all(KVF_ERROR_INTERNAL, std::string("the engine failed: ") + e.what(), out);
+        }
+    };
+    const auto obey = [&] {
+        for (Command & command : commands) {
+            guarded([&] { command(*scheduler_, out); });
+        }
+        commands.clear();
+    };
+    // who sees an event sees statistics that are no older
+    const auto publish = [&] {
+        {
+            const std::lock_guard<std::mutex> lock(stats_mutex_);
+            stats_ = scheduler_->stats();
+        }
+        events_.push(out);
+    };
+
+    while (!closing_) {
+        {
+            std::unique_lock<std::mutex> lock(mailbox_mutex_);
+            mailbox_filled_.wait(lock, [&] { return closing_ || !mailbox_.empty() || !scheduler_->idle(); });
+            std::swap(commands, mailbox_);
+        }
+        obey();
+        if (!closing_) {
+            guarded([&] { scheduler_->step(out); });
+        }
+        publish();
+    }
+
+    {
+        const std::lock_guard<std::mutex> lock(mailbox_mutex_);
+        std::swap(commands, mailbox_);
+    }
+    obey();
+    scheduler_->fail_all(KVF_ERROR_CLOSED, "the engine was closed", out);
+    scheduler_->clear();
+    publish();
+    events_.close();
+}
+
+}  // namespace kvf

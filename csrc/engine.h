@@ -1,0 +1,64 @@
+#pragma once
+
+#include "chat_template.h"
+#include "events.h"
+#include "scheduler.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace kvf {
+
+// One llama_context and the thread that owns it. Every public method may be called from any thread.
+class Engine {
+  public:
+    Engine(const llama_model * model, llama_context_params params, const char * chat_template);
+    ~Engine();
+
+    kvf_branch_id submit(const kvf_request & request);
+    kvf_branch_id fork(kvf_branch_id branch, uint32_t seed);
+    void          cancel(kvf_branch_id branch);
+    void          clear();
+    void          close();
+    kvf_stats     stats() const;
+    int32_t       poll(kvf_event * out, size_t n_max, int32_t timeout_ms);
+
+    const ChatTemplate & chat_template() const { return chat_template_; }
+
+  private:
+    struct ContextDeleter {
+        void operator()(llama_context * ctx) const { llama_free(ctx); }
+    };
+    using Command = std::function<void(Scheduler & scheduler, std::vector<Event> & out)>;
+
+    // hands something to the engine's thread; throws Error(KVF_ERROR_CLOSED)
+    void post(Command command);
+    void run();
+
+    const llama_model *                            model_;
+    const llama_vocab *                            vocab_;
+    const ChatTemplate                             chat_template_;
+    std::unique_ptr<llama_context, ContextDeleter> ctx_; // the thread's
+    std::unique_ptr<Scheduler>                     scheduler_; // the thread's
+    const size_t                                   n_ctx_;
+    std::atomic<kvf_branch_id>                     n_branches_{ 0 };
+    std::atomic<bool>                              closing_{ false };
+    EventQueue                                     events_;
+
+    std::mutex              mailbox_mutex_;
+    std::condition_variable mailbox_filled_;
+    std::vector<Command>    mailbox_;
+
+    mutable std::mutex stats_mutex_;
+    kvf_stats          stats_ = {};
+
+    std::mutex  join_mutex_;
+    std::thread thread_; // last: it uses all of the above
+};
+
+}  // namespace kvf

@@ -1,0 +1,60 @@
+#include "events.h"
+
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+
+namespace kvf {
+
+void EventQueue::push(std::vector<Event> & events) {
+    if (events.empty()) {
+        return;
+    }
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        std::move(events.begin(), events.end(), std::back_inserter(queue_));
+    }
+    events.clear();
+    filled_.notify_one();
+}
+
+void EventQueue::close() {
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        closed_ = true;
+    }
+    filled_.notify_one();
+}
+
+int32_t EventQueue::poll(kvf_event * out, size_t n_max, int32_t timeout_ms) {
+    if (i_taken_ == taken_.size()) {
+        taken_.clear();
+        i_taken_ = 0;
+
+        std::unique_lock<std::mutex> lock(mutex_);
+        const auto                   ready = [this] { return closed_ || !queue_.empty(); };
+        if (timeout_ms < 0) {
+            filled_.wait(lock, ready);
+        } else {
+            filled_.wait_for(lock, std::chrono::milliseconds(timeout_ms), ready);
+        }
+        if (queue_.empty()) {
+            return closed_ ? -1 : 0;
+        }
+        std::swap(taken_, queue_);
+    }
+
+    const size_t n = std::min(n_max, taken_.size() - i_taken_);
+    for (size_t i = 0; i < n; ++i) {
+        const Event & event = taken_[i_taken_ + i];
+        out[i]              = event.head;
+        out[i].text         = event.text.data();
+        out[i].n_text       = event.text.size();
+        out[i].logprobs     = event.logprobs.empty() ? nullptr : event.logprobs.data();
+        out[i].n_logprobs   = event.logprobs.size();
+    }
+    i_taken_ += n;
+    return static_cast<int32_t>(n);
+}
+
+}  // namespace kvf

@@ -1,0 +1,42 @@
+#pragma once
+
+#include "kvfork.h"
+
+#include <condition_variable>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace kvf {
+
+// what kvf_event says, with its memory
+struct Event {
+    kvf_event                head = {};
+    std::string              text;
+    std::vector<kvf_logprob> logprobs;
+};
+
+// Hands events from the engine's thread to the one that polls, a step's at a time.
+class EventQueue {
+  public:
+    // takes all events and leaves the vector empty
+    void push(std::vector<Event> & events);
+
+    // no event will follow
+    void close();
+
+    // as kvf_poll
+    int32_t poll(kvf_event * out, size_t n_max, int32_t timeout_ms);
+
+  private:
+    std::mutex              mutex_;
+    std::condition_variable filled_;
+    std::vector<Event>      queue_;
+    bool                    closed_ = false;
+
+    // of the poller alone: what it was given last, and how far
+    std::vector<Event> taken_;
+    size_t             i_taken_ = 0;
+};
+
+}  // namespace kvf

@@ -1,0 +1,200 @@
+// kvfork.h - the C ABI of the kvfork engine.
+//
+// One engine owns one llama_context and one thread that runs it. Callers submit branches, poll events, cancel.
+// Every function may be called from any thread unless it says otherwise, none throws, none aborts on what a caller
+// passes. A function that can fail says what it returns then; kvf_last_error() tells why, in words.
+#pragma once
+
+#include "llama.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#    define KVF_API __declspec(dllexport)
+#else
+#    define KVF_API __attribute__((visibility("default")))
+#endif
+
+// raised whenever a struct or a function below changes; the Python side refuses any other
+#define KVF_ABI_VERSION 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct kvf_engine kvf_engine;
+
+// a branch's name for life; 0 is no branch
+typedef uint64_t kvf_branch_id;
+
+enum kvf_error {
+    KVF_ERROR_NONE      = 0,
+    KVF_ERROR_INVALID   = 1, // an argument is wrong: the message names it, its value and the remedy
+    KVF_ERROR_OVERFLOW  = 2, // the prompt cannot fit into the context, however empty
+    KVF_ERROR_CLOSED    = 3, // the engine was closed
+    KVF_ERROR_UNKNOWN   = 4, // no such branch, or it has ended
+    KVF_ERROR_INTERNAL  = 5, // the model or the back end failed
+};
+
+enum kvf_finish {
+    KVF_FINISH_NONE      = 0, // still running
+    KVF_FINISH_STOP      = 1, // end-of-generation token, or a stop string
+    KVF_FINISH_LENGTH    = 2, // n_predict tokens, or the context is full
+    KVF_FINISH_PREFILLED = 3, // n_predict was 0: the prompt is in the cache
+    KVF_FINISH_CANCELLED = 4,
+    KVF_FINISH_ERROR     = 5, // see kvf_event::error and ::text
+};
+
+enum kvf_event_type {
+    KVF_EVENT_PREFILL = 0, // some of the prompt was computed: n_done of n_prompt tokens are in the cache
+    KVF_EVENT_TOKEN   = 1, // one token was generated; its text may come with a later one
+    KVF_EVENT_DONE    = 2, // the last event of a branch
+};
+
+struct kvf_sampling {
+    uint32_t seed;              // LLAMA_DEFAULT_SEED = a random one
+    int32_t  top_k;             // <= 0: off
+    float    top_p;             // 1: off
+    float    min_p;             // 0: off
+    float    typical_p;         // 1: off
+    float    temperature;       // <= 0: greedy
+    int32_t  repeat_last_n;     // tokens that the penalties look back on; 0: off
+    float    repeat_penalty;    // 1: off
+    float    frequency_penalty; // 0: off
+    float    presence_penalty;  // 0: off
+};
+
+// what to generate; every pointer is only read during the call it is passed to
+struct kvf_request {
+    const llama_token * tokens; // the prompt
+    size_t              n_tokens;
+
+    int32_t n_predict;  // most tokens to generate; 0: prefill only; -1: until the context is full
+    int32_t n_logprobs; // -1: none; k >= 0: the chosen token's and the k most likely ones' per token
+    bool    share;      // fork from what is cached, and leave what is computed to others
+    bool    ignore_eos;
+
+    struct kvf_sampling sampling;
+
+    const char * const * stop; // strings that end the text and are not part of it
+    size_t               n_stop;
+
+    const char * grammar; // GBNF with the rule "root"; NULL: none
+
+    const llama_logit_bias * logit_bias;
+    size_t                   n_logit_bias;
+};
+
+struct kvf_logprob {
+    llama_token token;
+    float       logit;   // as the model gave it
+    float       logprob; // log softmax over the whole vocabulary, before any sampling parameter
+};
+
+// tokens and times of one branch so far; times in milliseconds
+struct kvf_usage {
+    uint32_t n_prompt;    // tokens of the prompt
+    uint32_t n_forked;    // of these: came with the fork
+    uint32_t n_prefilled; // tokens computed to get the prompt (and, after a preemption, the text so far) in the cache
+    uint32_t n_generated;
+    uint32_t n_preempted; // times that it had to give its cells up
+    kvf_branch_id parent; // the branch whose sequence it was forked from, 0: none
+    double t_wait;        // submitted until it had a sequence
+    double t_prefill;     // from then until its first token (or, if it has none, its end)
+    double t_decode;      // from its first token to its last
+};
+
+struct kvf_event {
+    kvf_branch_id branch;
+    int32_t       type;   // enum kvf_event_type
+    int32_t       finish; // enum kvf_finish; for DONE
+    int32_t       error;  // enum kvf_error; for DONE with KVF_FINISH_ERROR
+    uint32_t      n_done; // for PREFILL
+
+    const char * text; // UTF-8, never half a character, not terminated; for an error: its message
+    size_t       n_text;
+
+    llama_token                token;    // for TOKEN
+    const struct kvf_logprob * logprobs; // for TOKEN: the chosen one, then the most likely ones; else NULL
+    size_t                     n_logprobs;
+
+    struct kvf_usage usage;
+};
+
+struct kvf_stats {
+    uint64_t prefill_tokens; // rows computed for prompts (and for texts that were preempted)
+    uint64_t forked_tokens;  // tokens that branches got from a fork instead
+    uint64_t decode_tokens;  // tokens generated
+    uint64_t forks;
+    uint64_t preemptions;
+    uint64_t evictions; // snapshots dropped to make room
+    uint64_t steps;     // calls of llama_decode
+    uint32_t cells_total;
+    uint32_t cells_used;
+    uint32_t cells_used_max; // since the engine was created or cleared
+    uint32_t branches_running;
+    uint32_t branches_waiting;
+    uint32_t snapshots;
+};
+
+KVF_API uint32_t kvf_abi_version(void);
+
+// the calling thread's last failure in words ("" if none), and its kind
+KVF_API const char *   kvf_last_error(void);
+KVF_API enum kvf_error kvf_last_error_kind(void);
+
+// messages of llama.cpp from this ggml_log_level on go to stderr, for the whole process; GGML_LOG_LEVEL_NONE: none do
+KVF_API void kvf_set_log_level(int32_t level);
+
+// Takes the model (which must outlive the engine) but does not own it. kv_unified is set in any case.
+// chat_template: Jinja source that replaces the model's own; NULL: the model's own.
+// Returns NULL on failure.
+KVF_API kvf_engine * kvf_engine_create(const struct llama_model *  model,
+                                       struct llama_context_params params,
+                                       const char *                chat_template);
+
+// Stops the thread (a running llama_decode is aborted), ends every branch with KVF_ERROR_CLOSED and makes kvf_poll
+// return -1 once the last event is taken. Idempotent.
+KVF_API void kvf_engine_close(kvf_engine * engine);
+
+// Closes it if it is not closed yet. No other call on this engine may be under way or follow.
+KVF_API void kvf_engine_free(kvf_engine * engine);
+
+// Drops every snapshot. Running branches keep their cells. Returns after it is done; false if the engine is closed.
+KVF_API bool kvf_engine_clear(kvf_engine * engine);
+
+KVF_API struct kvf_stats kvf_engine_stats(const kvf_engine * engine);
+
+// llama.cpp's default sampling, no tokens, n_predict -1, share on
+KVF_API struct kvf_request kvf_request_default(void);
+
+// Queues a branch. Returns 0 on failure: wrong arguments, a grammar that does not parse, a prompt that can never fit.
+KVF_API kvf_branch_id kvf_submit(kvf_engine * engine, const struct kvf_request * request);
+
+// Forks a branch that has not ended: a new branch with all its tokens, sampler and grammar state, which goes on from
+// there; its events carry only what comes after. seed: LLAMA_DEFAULT_SEED keeps the random state, so the fork says
+// what the branch says. If the branch has ended meanwhile, the new one ends at once with KVF_ERROR_UNKNOWN.
+// Returns 0 if the engine is closed.
+KVF_API kvf_branch_id kvf_fork(kvf_engine * engine, kvf_branch_id branch, uint32_t seed);
+
+// Ends a branch within one batch step; its last event says KVF_FINISH_CANCELLED. Unknown and ended ones are ignored.
+KVF_API void kvf_cancel(kvf_engine * engine, kvf_branch_id branch);
+
+// Waits up to timeout_ms (-1: without limit) for events and writes up to n_max of them. Returns how many, 0 after the
+// time, -1 when the engine is closed and no event is left. Their pointers stay valid until the next call.
+// One thread at a time.
+KVF_API int32_t kvf_poll(kvf_engine * engine, struct kvf_event * events, size_t n_max, int32_t timeout_ms);
+
+// Renders messages through the chat template.
+// request: JSON with "messages" (OpenAI's form), and optionally "tools", "tool_choice", "parallel_tool_calls",
+// "json_schema", "add_generation_prompt" (default true), "enable_thinking", "chat_template_kwargs".
+// Returns JSON with "prompt" (text; tokenize it with special tokens parsed and added), "grammar", "grammar_lazy" and
+// "stop", to be freed with kvf_string_free; NULL on failure.
+KVF_API char * kvf_chat_render(const kvf_engine * engine, const char * request);
+KVF_API void   kvf_string_free(char * string);
+
+#ifdef __cplusplus
+}
+#endif

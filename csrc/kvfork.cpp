@@ -1,0 +1,151 @@
+#include "kvfork.h"
+
+#include "engine.h"
+#include "error.h"
+
+#include "log.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <string>
+
+struct kvf_engine {
+    kvf::Engine engine;
+};
+
+namespace {
+
+thread_local std::string  last_error;
+thread_local kvf_error    last_error_kind = KVF_ERROR_NONE;
+std::atomic<int32_t>      log_level{ GGML_LOG_LEVEL_WARN };
+
+// runs a call's body; what it throws becomes the thread's last error and the given result
+template <typename Result, typename Body> Result guarded(Result on_failure, Body body) noexcept {
+    last_error.clear();
+    last_error_kind = KVF_ERROR_NONE;
+    try {
+        return body();
+    } catch (const kvf::Error & e) {
+        last_error_kind = e.kind;
+        last_error      = e.what();
+    } catch (const std::bad_alloc &) {
+        last_error_kind = KVF_ERROR_INTERNAL;
+        last_error      = "out of memory";
+    } catch (const std::exception & e) {
+        last_error_kind = KVF_ERROR_INTERNAL;
+        last_error      = e.what();
+    }
+    return on_failure;
+}
+
+void log_to_stderr(ggml_log_level level, const char * text, void *) {
+    static thread_local bool shows = false; // GGML_LOG_LEVEL_CONT continues the line before
+    if (level != GGML_LOG_LEVEL_CONT) {
+        const int32_t least = log_level;
+        shows = least != GGML_LOG_LEVEL_NONE && level >= least;
+    }
+    if (shows) {
+        std::fputs(text, stderr);
+    }
+}
+
+}  // namespace
+
+uint32_t kvf_abi_version(void) {
+    return KVF_ABI_VERSION;
+}
+
+const char * kvf_last_error(void) {
+    return last_error.c_str();
+}
+
+enum kvf_error kvf_last_error_kind(void) {
+    return last_error_kind;
+}
+
+void kvf_set_log_level(int32_t level) {
+    log_level = level;
+    llama_log_set(log_to_stderr, nullptr);
+    // llama-common counts the other way round, from LOG_LEVEL_ERROR = 1 to LOG_LEVEL_DEBUG
+    common_log_set_verbosity_thold(level == GGML_LOG_LEVEL_NONE ? -1 : LOG_LEVEL_ERROR + GGML_LOG_LEVEL_ERROR - level);
+}
+
+kvf_engine * kvf_engine_create(const llama_model * model, llama_context_params params, const char * chat_template) {
+    return guarded<kvf_engine *>(nullptr, [&] {
+        if (!model) {
+            throw kvf::Error(KVF_ERROR_INVALID, "model: is NULL");
+        }
+        return new kvf_engine{ { model, params, chat_template } };
+    });
+}
+
+void kvf_engine_close(kvf_engine * engine) {
+    guarded(0, [&] {
+        engine->engine.close();
+        return 0;
+    });
+}
+
+void kvf_engine_free(kvf_engine * engine) {
+    delete engine;
+}
+
+bool kvf_engine_clear(kvf_engine * engine) {
+    return guarded(false, [&] {
+        engine->engine.clear();
+        return true;
+    });
+}
+
+kvf_stats kvf_engine_stats(const kvf_engine * engine) {
+    return engine->engine.stats();
+}
+
+kvf_request kvf_request_default(void) {
+    const common_params_sampling sampling;
+
+    kvf_request request = {};
+    request.n_predict   = -1;
+    request.n_logprobs  = -1;
+    request.share       = true;
+    request.sampling    = {
+        sampling.seed,           sampling.top_k,          sampling.top_p,        sampling.min_p,
+        sampling.typ_p,          sampling.temp,           sampling.penalty_last_n, sampling.penalty_repeat,
+        sampling.penalty_freq,   sampling.penalty_present,
+    };
+    return request;
+}
+
+kvf_branch_id kvf_submit(kvf_engine * engine, const kvf_request * request) {
+    return guarded<kvf_branch_id>(0, [&] { return engine->engine.submit(*request); });
+}
+
+kvf_branch_id kvf_fork(kvf_engine * engine, kvf_branch_id branch, uint32_t seed) {
+    return guarded<kvf_branch_id>(0, [&] { return engine->engine.fork(branch, seed); });
+}
+
+void kvf_cancel(kvf_engine * engine, kvf_branch_id branch) {
+    guarded(0, [&] {
+        engine->engine.cancel(branch);
+        return 0;
+    });
+}
+
+int32_t kvf_poll(kvf_engine * engine, kvf_event * events, size_t n_max, int32_t timeout_ms) {
+    return engine->engine.poll(events, n_max, timeout_ms);
+}
+
+char * kvf_chat_render(const kvf_engine * engine, const char * request) {
+    return guarded<char *>(nullptr, [&] {
+        const std::string json   = engine->engine.chat_template().render(request);
+        char *            result = new char[json.size() + 1];
+        std::memcpy(result, json.c_str(), json.size() + 1);
+        return result;
+    });
+}
+
+void kvf_string_free(char * string) {
+    delete[] string;
+}

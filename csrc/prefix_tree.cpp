@@ -1,0 +1,206 @@
+#include "prefix_tree.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace kvf {
+
+struct PrefixTree::Node {
+    Node *                                       parent = nullptr;
+    std::vector<llama_token>                     edge; // from the parent to here; empty for the root only
+    std::map<llama_token, std::unique_ptr<Node>> children;
+    std::vector<llama_seq_id>                    seqs; // that end here
+
+    Node * child(llama_token token) const {
+        const auto it = children.find(token);
+        return it == children.end() ? nullptr : it->second.get();
+    }
+};
+
+PrefixTree::PrefixTree() : root_(std::make_unique<Node>()) {}
+
+PrefixTree::~PrefixTree() = default;
+
+void PrefixTree::insert(llama_seq_id seq, const std::vector<llama_token> & tokens) {
+    Node * node = walk(root_.get(), tokens.data(), tokens.size());
+    node->seqs.push_back(seq);
+    node_of_[seq] = node;
+}
+
+void PrefixTree::append(llama_seq_id seq, llama_token token) {
+    Node * node = node_of_.at(seq);
+    if (node != root_.get() && node->seqs.size() == 1 && node->children.empty()) {
+        node->edge.push_back(token); // alone at the end of a path, as a decoding branch mostly is
+        return;
+    }
+    Node * next = walk(node, &token, 1);
+    next->seqs.push_back(seq);
+    node_of_[seq] = next;
+    node->seqs.erase(std::find(node->seqs.begin(), node->seqs.end(), seq));
+    prune(node);
+}
+
+void PrefixTree::truncate(llama_seq_id seq, size_t n) {
+    std::vector<llama_token> tokens;
+    for (const Node * node = node_of_.at(seq); node; node = node->parent) {
+        tokens.insert(tokens.begin(), node->edge.begin(), node->edge.end());
+    }
+    if (n >= tokens.size()) {
+        return;
+    }
+    tokens.resize(n);
+    erase(seq);
+    insert(seq, tokens);
+}
+
+void PrefixTree::erase(llama_seq_id seq) {
+    const auto it = node_of_.find(seq);
+    if (it == node_of_.end()) {
+        return;
+    }
+    Node * node = it->second;
+    node_of_.erase(it);
+    node->seqs.erase(std::find(node->seqs.begin(), node->seqs.end(), seq));
+    prune(node);
+}
+
+void PrefixTree::match(const std::vector<llama_token> & tokens,
+                       size_t                           n_max,
+                       const std::function<bool(llama_seq_id, size_t)> & visit) const {
+    const size_t n = std::min(n_max, tokens.size());
+
+    // down as far as the tokens go: n_common tokens end in or at the end of node's edge
+    const Node * node     = root_.get();
+    size_t       n_common = 0;
+    size_t       n_edge   = 0; // how much of node's edge they cover
+    while (n_common < n && n_edge == node->edge.size()) {
+        const Node * next = node->child(tokens[n_common]);
+        if (!next) {
+            break;
+        }
+        const size_t n_cmp = std::min(next->edge.size(), n - n_common);
+        n_edge = std::mismatch(next->edge.begin(), next->edge.begin() + n_cmp, tokens.begin() + n_common).first -
+                 next->edge.begin();
+        n_common += n_edge;
+        node = next;
+    }
+
+    // then up again: at each node, what hangs below it has n_common tokens in common, but for what was visited before
+    const Node * visited = nullptr;
+    while (n_common > 0) {
+        std::vector<const Node *> todo = { node };
+        while (!todo.empty()) {
+            const Node * below = todo.back();
+            todo.pop_back();
+            for (const llama_seq_id seq : below->seqs) {
+                if (!visit(seq, n_common)) {
+                    return;
+                }
+            }
+            for (const auto & [first, child] : below->children) {
+                if (child.get() != visited) {
+                    todo.push_back(child.get());
+                }
+            }
+        }
+        n_common -= n_edge;
+        visited = node;
+        node    = node->parent;
+        n_edge  = node->edge.size();
+    }
+}
+
+size_t PrefixTree::n_tokens() const {
+    size_t                    n    = 0;
+    std::vector<const Node *> todo = { root_.get() };
+    while (!todo.empty()) {
+        const Node * node = todo.back();
+        todo.pop_back();
+        n += node->edge.size();
+        for (const auto & [first, child] : node->children) {
+            todo.push_back(child.get());
+        }
+    }
+    return n;
+}
+
+bool PrefixTree::is_sound() const {
+    size_t                    n_seqs = 0;
+    std::vector<const Node *> todo   = { root_.get() };
+    while (!todo.empty()) {
+        const Node * node = todo.back();
+        todo.pop_back();
+        n_seqs += node->seqs.size();
+        for (const llama_seq_id seq : node->seqs) {
+            const auto it = node_of_.find(seq);
+            if (it == node_of_.end() || it->second != node) {
+                return false;
+            }
+        }
+        if (node != root_.get() && (node->edge.empty() || (node->seqs.empty() && node->children.size() < 2))) {
+            return false;
+        }
+        for (const auto & [first, child] : node->children) {
+            if (child->parent != node || child->edge.empty() || child->edge.front() != first) {
+                return false;
+            }
+            todo.push_back(child.get());
+        }
+    }
+    return n_seqs == node_of_.size();
+}
+
+// the node that lies n tokens below the given one, made where there is none
+PrefixTree::Node * PrefixTree::walk(Node * node, const llama_token * tokens, size_t n) {
+    while (n > 0) {
+        Node * next = node->child(*tokens);
+        if (!next) {
+            auto leaf    = std::make_unique<Node>();
+            leaf->parent = node;
+            leaf->edge.assign(tokens, tokens + n);
+            return (node->children[*tokens] = std::move(leaf)).get();
+        }
+        const size_t n_cmp    = std::min(next->edge.size(), n);
+        const size_t n_common = std::mismatch(next->edge.begin(), next->edge.begin() + n_cmp, tokens).first -
+                                next->edge.begin();
+        node = n_common < next->edge.size() ? split(next, n_common) : next;
+        tokens += n_common;
+        n -= n_common;
+    }
+    return node;
+}
+
+// puts a new node n tokens down a node's edge and returns it
+PrefixTree::Node * PrefixTree::split(Node * node, size_t n) {
+    auto & slot  = node->parent->children[node->edge.front()];
+    auto   upper = std::make_unique<Node>();
+    Node * mid   = upper.get();
+
+    mid->parent = node->parent;
+    mid->edge.assign(node->edge.begin(), node->edge.begin() + n);
+    node->edge.erase(node->edge.begin(), node->edge.begin() + n);
+    node->parent = mid;
+    mid->children[node->edge.front()] = std::move(slot);
+    slot                              = std::move(upper);
+    return mid;
+}
+
+// after a node has lost a sequence or a child: removes it, or joins it with its only child, if nothing needs it
+void PrefixTree::prune(Node * node) {
+    if (node == root_.get() || !node->seqs.empty()) {
+        return;
+    }
+    Node * parent = node->parent;
+    if (node->children.empty()) {
+        const llama_token first = node->edge.front();
+        parent->children.erase(first);
+        prune(parent);
+    } else if (node->children.size() == 1) {
+        std::unique_ptr<Node> child = std::move(node->children.begin()->second);
+        child->edge.insert(child->edge.begin(), node->edge.begin(), node->edge.end());
+        child->parent = parent;
+        parent->children[child->edge.front()] = std::move(child);
+    }
+}
+
+}  // namespace kvf

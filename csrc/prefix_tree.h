@@ -1,0 +1,59 @@
+#pragma once
+
+#include "llama.h"
+
+#include <cstddef>
+#include <functional>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+namespace kvf {
+
+// A radix tree over tokens that tells which sequences begin like a given prompt.
+//
+// An edge carries a run of tokens; a sequence stands at the node where its tokens end. The tree knows nothing of
+// cells: what a sequence has already computed of its tokens is the scheduler's business.
+class PrefixTree {
+  public:
+    PrefixTree();
+    ~PrefixTree();
+
+    // adds a sequence that is not in the tree yet
+    void insert(llama_seq_id seq, const std::vector<llama_token> & tokens);
+
+    // one more token for a sequence that is in the tree
+    void append(llama_seq_id seq, llama_token token);
+
+    // keeps the first n tokens of a sequence that is in the tree
+    void truncate(llama_seq_id seq, size_t n);
+
+    // forgets a sequence; unknown ones are ignored
+    void erase(llama_seq_id seq);
+
+    // Calls visit(seq, n_common) for every sequence that shares at least one of the first n_max tokens, the longest
+    // common prefix first, until visit returns false. visit must not change the tree.
+    void match(const std::vector<llama_token> & tokens,
+               size_t                           n_max,
+               const std::function<bool(llama_seq_id seq, size_t n_common)> & visit) const;
+
+    // tokens held by all edges together
+    size_t n_tokens() const;
+
+    // every node but the root has a sequence or at least two children, every edge is found under its first token;
+    // for tests
+    bool is_sound() const;
+
+  private:
+    struct Node;
+
+    Node * walk(Node * node, const llama_token * tokens, size_t n);
+    Node * split(Node * node, size_t n);
+    void   prune(Node * node);
+
+    std::unique_ptr<Node>                    root_;
+    std::unordered_map<llama_seq_id, Node *> node_of_;
+};
+
+}  // namespace kvf

@@ -1,0 +1,115 @@
+#include "sampler.h"
+
+#include "error.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace kvf {
+
+namespace {
+
+void require(bool ok, const char * name, double value, const char * remedy) {
+    if (!ok) {
+        throw Error(KVF_ERROR_INVALID, std::string(name) + " = " + std::to_string(value) + ": " + remedy);
+    }
+}
+
+void check_grammar(const llama_vocab * vocab, const char * grammar) {
+    llama_sampler * sampler = llama_sampler_init_grammar(vocab, grammar, "root");
+    if (!sampler) {
+        throw Error(KVF_ERROR_INVALID, "grammar: does not parse as GBNF with a rule named root: " +
+                                           std::string(grammar).substr(0, 200));
+    }
+    llama_sampler_free(sampler);
+}
+
+}  // namespace
+
+common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_request & request) {
+    const kvf_sampling & in      = request.sampling;
+    const int32_t        n_vocab = llama_vocab_n_tokens(vocab);
+
+    require(std::isfinite(in.temperature), "temperature", in.temperature, "must be finite; 0 is greedy");
+    require(in.top_p >= 0.0f && in.top_p <= 1.0f, "top_p", in.top_p, "must be in [0, 1]; 1 is off");
+    require(in.min_p >= 0.0f && in.min_p <= 1.0f, "min_p", in.min_p, "must be in [0, 1]; 0 is off");
+    require(in.typical_p >= 0.0f && in.typical_p <= 1.0f, "typical_p", in.typical_p, "must be in [0, 1]; 1 is off");
+    require(in.repeat_last_n >= 0, "repeat_last_n", in.repeat_last_n, "must be 0 (off) or more");
+    require(std::isfinite(in.repeat_penalty) && in.repeat_penalty > 0.0f && std::isfinite(1.0f / in.repeat_penalty),
+            "repeat_penalty", in.repeat_penalty, "must be finite and above 0; 1 is off");
+    require(std::isfinite(in.frequency_penalty), "frequency_penalty", in.frequency_penalty, "must be finite; 0 is off");
+    require(std::isfinite(in.presence_penalty), "presence_penalty", in.presence_penalty, "must be finite; 0 is off");
+    require(request.n_logprobs >= -1 && request.n_logprobs <= n_vocab, "n_logprobs", request.n_logprobs,
+            "must be -1 (none) up to the size of the vocabulary");
+
+    common_params_sampling out;
+    out.no_perf         = true;
+    out.seed            = in.seed;
+    out.top_k           = in.top_k;
+    out.top_p           = in.top_p;
+    out.min_p           = in.min_p;
+    out.typ_p           = in.typical_p;
+    out.temp            = in.temperature;
+    out.penalty_last_n  = in.repeat_last_n;
+    out.penalty_repeat  = in.repeat_penalty;
+    out.penalty_freq    = in.frequency_penalty;
+    out.penalty_present = in.presence_penalty;
+    out.ignore_eos      = request.ignore_eos;
+
+    for (size_t i = 0; i < request.n_logit_bias; ++i) {
+        const llama_logit_bias & bias = request.logit_bias[i];
+        require(bias.token >= 0 && bias.token < n_vocab, "logit_bias: token", bias.token, "is not in the vocabulary");
+        require(!std::isnan(bias.bias), "logit_bias: bias", bias.bias, "must be a number");
+        out.logit_bias.push_back(bias);
+    }
+    if (request.ignore_eos) {
+        for (llama_token token = 0; token < n_vocab; ++token) {
+            if (llama_vocab_is_eog(vocab, token)) {
+                out.logit_bias.push_back({ token, -INFINITY });
+            }
+        }
+    }
+    if (request.grammar && *request.grammar) {
+        check_grammar(vocab, request.grammar);
+        out.grammar = { COMMON_GRAMMAR_TYPE_USER, request.grammar };
+    }
+    return out;
+}
+
+common_sampler_ptr make_sampler(const llama_model *              model,
+                                const common_params_sampling &   params,
+                                const std::vector<llama_token> & tokens,
+                                size_t                           n_prompt) {
+    common_params_sampling copy = params; // llama-common may change what it is given
+    common_sampler_ptr     sampler(common_sampler_init(model, copy));
+    for (size_t i = 0; i < tokens.size(); ++i) {
+        common_sampler_accept(sampler.get(), tokens[i], /* is_generated = */ i >= n_prompt);
+    }
+    return sampler;
+}
+
+std::vector<kvf_logprob> logprobs(const float * logits, int32_t n_vocab, llama_token chosen, int32_t n) {
+    const float max = *std::max_element(logits, logits + n_vocab);
+    double      sum = 0.0;
+    for (int32_t i = 0; i < n_vocab; ++i) {
+        sum += std::exp(static_cast<double>(logits[i]) - max);
+    }
+    const double log_sum = max + std::log(sum);
+
+    std::vector<llama_token> top(n_vocab);
+    std::iota(top.begin(), top.end(), 0);
+    std::partial_sort(top.begin(), top.begin() + n, top.end(), [logits](llama_token a, llama_token b) {
+        return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+    });
+    top.resize(n);
+    top.insert(top.begin(), chosen);
+
+    std::vector<kvf_logprob> out;
+    for (const llama_token token : top) {
+        out.push_back({ token, logits[token], static_cast<float>(logits[token] - log_sum) });
+    }
+    return out;
+}
+
+}  // namespace kvf

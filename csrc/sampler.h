@@ -1,0 +1,22 @@
+#pragma once
+
+#include "kvfork.h"
+
+#include "sampling.h"
+
+namespace kvf {
+
+// Checks a request's sampling parameters and grammar and turns them into llama-common's.
+// Throws Error(KVF_ERROR_INVALID) that names the argument.
+common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_request & request);
+
+// a sampler that has seen the tokens, of which the first n_prompt were not generated
+common_sampler_ptr make_sampler(const llama_model *              model,
+                                const common_params_sampling &   params,
+                                const std::vector<llama_token> & tokens,
+                                size_t                           n_prompt);
+
+// the chosen token's log-probability, then the n most likely ones', from the logits of one row
+std::vector<kvf_logprob> logprobs(const float * logits, int32_t n_vocab, llama_token chosen, int32_t n);
+
+}  // namespace kvf

@@ -1,0 +1,499 @@
+#include "scheduler.h"
+
+#include "error.h"
+#include "sampler.h"
+
+#include <algorithm>
+#include <string>
+
+namespace kvf {
+
+namespace {
+
+Event make_event(kvf_event_type type, const Branch & branch) {
+    Event event;
+    event.head.branch = branch.id;
+    event.head.type   = type;
+    event.head.usage  = branch.usage;
+    return event;
+}
+
+Event make_failure(const Branch & branch, kvf_error error, const std::string & message) {
+    Event event       = make_event(KVF_EVENT_DONE, branch);
+    event.head.finish = KVF_FINISH_ERROR;
+    event.head.error  = error;
+    event.text        = message;
+    return event;
+}
+
+}  // namespace
+
+Scheduler::Scheduler(llama_context * ctx)
+    : ctx_(ctx),
+      model_(llama_get_model(ctx)),
+      vocab_(llama_model_get_vocab(model_)),
+      n_ctx_(llama_n_ctx(ctx)),
+      n_batch_(llama_n_batch(ctx)),
+      sequences_(ctx),
+      batch_(new llama_batch(llama_batch_init(static_cast<int32_t>(n_batch_), 0, 1))) {}
+
+Scheduler::~Scheduler() = default;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// what callers want
+
+void Scheduler::submit(std::unique_ptr<Branch> branch) {
+    const kvf_branch_id id = branch->id;
+    branches_[id]          = std::move(branch);
+}
+
+void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, std::vector<Event> & out) {
+    const auto it = branches_.find(parent);
+    if (it == branches_.end()) {
+        Branch none{ TextStream({}) };
+        none.id = child;
+        out.push_back(make_failure(none, KVF_ERROR_UNKNOWN,
+                                   "fork: branch " + std::to_string(parent) + " has ended; submit its tokens instead"));
+        return;
+    }
+    const Branch & from = *it->second;
+
+    auto branch            = std::make_unique<Branch>(from.text);
+    branch->id             = child;
+    branch->n_logprobs     = from.n_logprobs;
+    branch->n_predict      = from.n_predict < 0 ? -1 : from.n_predict - static_cast<int32_t>(from.usage.n_generated);
+    branch->share          = from.share;
+    branch->sampling       = from.sampling;
+    branch->tokens         = from.tokens;
+    branch->n_prompt       = from.tokens.size();
+    branch->t_submitted    = Clock::now();
+    branch->usage.n_prompt = static_cast<uint32_t>(branch->n_prompt);
+    try {
+        if (from.sampler && seed == LLAMA_DEFAULT_SEED) {
+            branch->sampler.reset(common_sampler_clone(from.sampler.get()));
+        } else if (from.sampler) { // another random state: a new sampler that is told the same story
+            branch->sampling.seed = seed;
+            branch->sampler       = make_sampler(model_, branch->sampling, from.tokens, from.n_prompt);
+        }
+    } catch (const std::exception & e) {
+        out.push_back(make_failure(*branch, KVF_ERROR_INTERNAL, std::string("fork: the sampler failed: ") + e.what()));
+        return;
+    }
+    submit(std::move(branch));
+}
+
+void Scheduler::cancel(kvf_branch_id id, std::vector<Event> & out) {
+    const auto it = branches_.find(id);
+    if (it != branches_.end()) {
+        finish(*it->second, KVF_FINISH_CANCELLED, out);
+    }
+}
+
+void Scheduler::fail_all(kvf_error error, const std::string & message, std::vector<Event> & out) {
+    while (!branches_.empty()) {
+        fail(*branches_.begin()->second, error, message, out);
+    }
+}
+
+void Scheduler::clear() {
+    while (!snapshots_.empty()) {
+        drop(snapshots_.begin()->first);
+    }
+    stats_.cells_used_max = static_cast<uint32_t>(sequences_.n_used());
+}
+
+kvf_stats Scheduler::stats() const {
+    kvf_stats stats        = stats_;
+    stats.cells_total      = static_cast<uint32_t>(sequences_.n_cells());
+    stats.cells_used       = static_cast<uint32_t>(sequences_.n_used());
+    stats.cells_used_max   = std::max(stats.cells_used_max, stats.cells_used);
+    stats.branches_running = static_cast<uint32_t>(running_.size());
+    stats.branches_waiting = static_cast<uint32_t>(branches_.size() - running_.size());
+    stats.snapshots        = static_cast<uint32_t>(snapshots_.size());
+    return stats;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// one batch
+
+void Scheduler::step(std::vector<Event> & out) {
+    admit(out);
+
+    std::vector<Rows> rows = compose(out);
+    if (rows.empty()) {
+        return;
+    }
+    fill_batch(rows);
+
+    const int32_t status = llama_decode(ctx_, *batch_);
+    if (status == 1) { // the counters promised room that the cache does not have: nothing was computed
+        if (!make_room()) {
+            fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx", out);
+        }
+        return;
+    }
+    if (status != 0) {
+        for (const Rows & r : rows) {
+            fail(*r.branch, KVF_ERROR_INTERNAL, "llama_decode failed with status " + std::to_string(status), out);
+        }
+        return;
+    }
+
+    ++stats_.steps;
+    for (const Rows & r : rows) {
+        if (!r.branch->decodes()) {
+            r.branch->usage.n_prefilled += static_cast<uint32_t>(r.n);
+            stats_.prefill_tokens       += r.n;
+        }
+        r.branch->n_cached += r.n;
+    }
+    stats_.cells_used_max = std::max(stats_.cells_used_max, static_cast<uint32_t>(sequences_.n_used()));
+
+    for (const Rows & r : rows) {
+        Branch & branch = *r.branch;
+        if (branch.usage.n_generated == 0) {
+            Event event       = make_event(KVF_EVENT_PREFILL, branch);
+            event.head.n_done = static_cast<uint32_t>(branch.n_cached);
+            out.push_back(std::move(event));
+        }
+        if (r.i_logits >= 0) {
+            sample(branch, r.i_logits, out);
+        } else if (r.is_last) {
+            finish(branch, KVF_FINISH_PREFILLED, out);
+        }
+    }
+}
+
+// Gives waiting branches a sequence, oldest first, as long as there are sequences and room.
+void Scheduler::admit(std::vector<Event> & out) {
+    for (auto it = branches_.begin(); it != branches_.end() && running_.size() < n_batch_;) {
+        Branch & branch = *(it++)->second; // it may end below
+        if (branch.seq >= 0) {
+            continue;
+        }
+        if (branch.awaited) {
+            const auto awaited = branches_.find(branch.awaited);
+            if (awaited != branches_.end() && awaited->second->seq >= 0 &&
+                awaited->second->n_cached < branch.n_awaited) {
+                continue;
+            }
+            branch.awaited = 0; // it is there, or its owner is gone
+        }
+        const Prefix prefix = branch.share ? find_prefix(branch) : Prefix();
+        if (prefix.awaited) {
+            branch.awaited   = prefix.awaited->id;
+            branch.n_awaited = prefix.n_awaited;
+            prefix.awaited->fork_points.push_back(prefix.n_awaited);
+            continue;
+        }
+        const auto snapshot = snapshots_.find(prefix.seq);
+        if (snapshot != snapshots_.end()) {
+            snapshot->second.last_used = ++n_uses_;
+        }
+        if (prefix.n == branch.tokens.size()) { // a prefill of what is there already
+            branch.t_admitted     = Clock::now();
+            branch.usage.n_forked = static_cast<uint32_t>(prefix.n);
+            branch.usage.parent   = branch_at(prefix.seq);
+            stats_.forked_tokens += prefix.n;
+            finish(branch, KVF_FINISH_PREFILLED, out);
+            continue;
+        }
+        // with nothing else running, all that can be in its way is the prefix itself
+        if (!start(branch, prefix) && !(running_.empty() && start(branch, Prefix()))) {
+            break;
+        }
+    }
+}
+
+// Gives one branch a sequence that begins with the prefix; false if it has to go on waiting.
+bool Scheduler::start(Branch & branch, const Prefix & prefix) {
+    const llama_seq_id seq = take_sequence(/* keep = */ prefix.seq);
+    if (seq < 0) {
+        return false;
+    }
+    const kvf_branch_id parent = branch_at(prefix.seq); // it may be evicted below
+    const size_t        n_new  = branch.tokens.size() - prefix.n;
+    while (!sequences_.fits(n_new + running_.size()) && evict(/* keep = */ prefix.seq)) {
+    }
+    if (!sequences_.fits(n_new + running_.size()) && !running_.empty()) {
+        sequences_.give_back(seq);
+        return false;
+    }
+
+    const size_t n_forked = prefix.n > 0 && sequences_.fork(prefix.seq, seq, prefix.n) ? prefix.n : 0;
+    if (n_forked > 0) {
+        ++stats_.forks;
+        stats_.forked_tokens += n_forked;
+    }
+    branch.seq      = seq;
+    branch.n_cached = n_forked;
+    branch.n_known  = branch.tokens.size();
+    running_[seq]   = &branch;
+    if (branch.share) {
+        tree_.insert(seq, branch.tokens);
+    }
+    if (branch.usage.n_preempted == 0) {
+        branch.t_admitted     = Clock::now();
+        branch.usage.n_forked = static_cast<uint32_t>(n_forked);
+        branch.usage.parent   = n_forked > 0 ? parent : 0;
+    }
+    return true;
+}
+
+// The longest beginning of a branch's tokens that some sequence has in the cache, and whether a running branch is about
+// to have a longer one. The last token of a branch that generates is never taken: its logits are needed.
+Scheduler::Prefix Scheduler::find_prefix(const Branch & branch) {
+    const size_t n_max = branch.tokens.size() - (branch.n_predict == 0 ? 0 : 1);
+
+    Prefix prefix;
+    tree_.match(branch.tokens, n_max, [&](llama_seq_id seq, size_t n_common) {
+        if (n_common <= prefix.n) {
+            return false;
+        }
+        const auto   runs    = running_.find(seq);
+        const size_t n_ready = runs == running_.end() ? n_common : std::min(n_common, runs->second->n_cached);
+        const size_t n       = sequences_.forkable(seq, n_ready);
+        if (n > prefix.n) {
+            prefix.seq = seq;
+            prefix.n   = n;
+        }
+        if (n_ready < n_common && n_common > prefix.n_awaited) {
+            prefix.awaited   = runs->second;
+            prefix.n_awaited = n_common;
+        }
+        return true;
+    });
+    if (prefix.n_awaited <= prefix.n) {
+        prefix.awaited = nullptr;
+    }
+    return prefix;
+}
+
+// The next batch's rows, after whatever had to give way for them.
+std::vector<Scheduler::Rows> Scheduler::compose(std::vector<Event> & out) {
+    for (;;) {
+        std::vector<Rows> rows  = plan();
+        size_t            n_all = 0;
+        for (const Rows & r : rows) {
+            n_all += r.n;
+        }
+        if (sequences_.fits(n_all)) {
+            return rows;
+        }
+        if (!make_room()) { // it is alone, and the cache is its own
+            fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx", out);
+        }
+    }
+}
+
+// One row for every branch that decodes, the rest of the batch to prefill, oldest first.
+std::vector<Scheduler::Rows> Scheduler::plan() {
+    std::vector<Rows> rows;
+    size_t            n_left = n_batch_;
+
+    const auto add = [&](Branch & branch, size_t n) {
+        rows.push_back({ &branch, n, n == branch.n_pending(), -1 });
+        n_left -= n;
+    };
+    for (const auto & [id, branch] : branches_) {
+        if (branch->seq >= 0 && branch->decodes()) {
+            add(*branch, 1);
+        }
+    }
+    for (const auto & [id, branch] : branches_) {
+        if (branch->seq < 0 || branch->decodes() || n_left == 0) {
+            continue;
+        }
+        size_t n = std::min(n_left, branch->n_pending());
+        for (const size_t n_fork : branch->fork_points) {
+            if (n_fork > branch->n_cached) {
+                n = std::min(n, n_fork - branch->n_cached);
+            }
+        }
+        add(*branch, n);
+    }
+    return rows;
+}
+
+void Scheduler::fill_batch(std::vector<Rows> & rows) {
+    llama_batch & batch = *batch_;
+    batch.n_tokens      = 0;
+    for (Rows & r : rows) {
+        for (size_t i = 0; i < r.n; ++i) {
+            const size_t  pos = r.branch->n_cached + i;
+            const int32_t row = batch.n_tokens++;
+            batch.token[row]     = r.branch->tokens[pos];
+            batch.pos[row]       = static_cast<llama_pos>(pos);
+            batch.n_seq_id[row]  = 1;
+            batch.seq_id[row][0] = r.branch->seq;
+            batch.logits[row]    = 0;
+        }
+        if (r.is_last && r.branch->n_predict != 0) {
+            r.i_logits                = batch.n_tokens - 1;
+            batch.logits[r.i_logits] = 1;
+        }
+    }
+}
+
+void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & out) {
+    llama_token token = LLAMA_TOKEN_NULL;
+    try {
+        token = common_sampler_sample(branch.sampler.get(), ctx_, i_logits);
+        common_sampler_accept(branch.sampler.get(), token, /* is_generated = */ true);
+    } catch (const std::exception & e) {
+        fail(branch, KVF_ERROR_INTERNAL, std::string("sampling failed: ") + e.what(), out);
+        return;
+    }
+
+    if (branch.usage.n_generated++ == 0) {
+        branch.t_first_token = Clock::now();
+    }
+    ++stats_.decode_tokens;
+    branch.tokens.push_back(token);
+    if (branch.share) {
+        tree_.append(branch.seq, token);
+    }
+
+    const bool is_eog = llama_vocab_is_eog(vocab_, token);
+    Event      event  = make_event(KVF_EVENT_TOKEN, branch);
+    event.head.token  = token;
+    if (!is_eog) {
+        event.text = branch.text.push(common_token_to_piece(vocab_, token, /* special = */ false));
+        if (branch.n_logprobs >= 0) {
+            event.logprobs = logprobs(llama_get_logits_ith(ctx_, i_logits), llama_vocab_n_tokens(vocab_), token,
+                                      branch.n_logprobs);
+        }
+    }
+
+    kvf_finish reason = KVF_FINISH_NONE;
+    if (is_eog || branch.text.stopped()) {
+        reason = KVF_FINISH_STOP;
+    } else if (branch.usage.n_generated == static_cast<uint32_t>(branch.n_predict) || branch.tokens.size() > n_ctx_) {
+        reason = KVF_FINISH_LENGTH;
+    }
+    if (reason != KVF_FINISH_NONE) {
+        event.text += branch.text.flush();
+    }
+    if (!is_eog || !event.text.empty()) {
+        out.push_back(std::move(event));
+    }
+    if (reason != KVF_FINISH_NONE) {
+        finish(branch, reason, out);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// room
+
+// Frees cells: the snapshot that was not used for longest goes, then the youngest branch has to wait. False if there is
+// only one branch left, and nothing else.
+bool Scheduler::make_room() {
+    if (evict(/* keep = */ -1)) {
+        return true;
+    }
+    if (running_.size() < 2) {
+        return false;
+    }
+    for (auto it = branches_.rbegin(); it != branches_.rend(); ++it) {
+        if (it->second->seq >= 0) {
+            preempt(*it->second);
+            break;
+        }
+    }
+    return true;
+}
+
+bool Scheduler::evict(llama_seq_id keep) {
+    auto oldest = snapshots_.end();
+    for (auto it = snapshots_.begin(); it != snapshots_.end(); ++it) {
+        if (it->first != keep && (oldest == snapshots_.end() || it->second.last_used < oldest->second.last_used)) {
+            oldest = it;
+        }
+    }
+    if (oldest == snapshots_.end()) {
+        return false;
+    }
+    drop(oldest->first);
+    ++stats_.evictions;
+    return true;
+}
+
+void Scheduler::drop(llama_seq_id snapshot) {
+    tree_.erase(snapshot);
+    sequences_.give_back(snapshot);
+    snapshots_.erase(snapshot);
+}
+
+// Takes a branch's cells away; it waits to compute them again and goes on as if nothing had been.
+void Scheduler::preempt(Branch & branch) {
+    tree_.erase(branch.seq);
+    sequences_.give_back(branch.seq);
+    running_.erase(branch.seq);
+    branch.seq      = -1;
+    branch.n_cached = 0;
+    branch.fork_points.clear();
+    ++branch.usage.n_preempted;
+    ++stats_.preemptions;
+}
+
+llama_seq_id Scheduler::take_sequence(llama_seq_id keep) {
+    llama_seq_id seq = sequences_.take();
+    if (seq < 0 && evict(keep)) {
+        seq = sequences_.take();
+    }
+    return seq;
+}
+
+kvf_branch_id Scheduler::branch_at(llama_seq_id seq) const {
+    const auto runs = running_.find(seq);
+    if (runs != running_.end()) {
+        return runs->second->id;
+    }
+    const auto snapshot = snapshots_.find(seq);
+    return snapshot == snapshots_.end() ? 0 : snapshot->second.branch;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// ends
+
+void Scheduler::finish(Branch & branch, kvf_finish reason, std::vector<Event> & out) {
+    Event event       = make_event(KVF_EVENT_DONE, branch);
+    event.head.finish = reason;
+    end(branch, std::move(event), out);
+}
+
+void Scheduler::fail(Branch & branch, kvf_error error, const std::string & message, std::vector<Event> & out) {
+    if (branch.seq >= 0) { // what it has computed is not to be trusted
+        tree_.erase(branch.seq);
+        sequences_.give_back(branch.seq);
+        running_.erase(branch.seq);
+        branch.seq = -1;
+    }
+    end(branch, make_failure(branch, error, message), out);
+}
+
+// Leaves what the branch has computed behind as a snapshot, says the last event, and forgets the branch.
+void Scheduler::end(Branch & branch, Event event, std::vector<Event> & out) {
+    if (branch.seq >= 0) {
+        running_.erase(branch.seq);
+        if (branch.share && branch.n_cached > 0) {
+            tree_.truncate(branch.seq, branch.n_cached);
+            snapshots_[branch.seq] = { branch.id, branch.n_cached, ++n_uses_ };
+        } else {
+            tree_.erase(branch.seq);
+            sequences_.give_back(branch.seq);
+        }
+    }
+
+    const auto now = Clock::now();
+    auto &     u   = event.head.usage;
+    const bool was_admitted = branch.t_admitted != Clock::time_point();
+    u.t_wait    = ms_between(branch.t_submitted, was_admitted ? branch.t_admitted : now);
+    u.t_prefill = was_admitted ? ms_between(branch.t_admitted, u.n_generated ? branch.t_first_token : now) : 0.0;
+    u.t_decode  = u.n_generated ? ms_between(branch.t_first_token, now) : 0.0;
+
+    out.push_back(std::move(event));
+    branches_.erase(branch.id);
+}
+
+}  // namespace kvf

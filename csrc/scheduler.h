@@ -1,0 +1,112 @@
+#pragma once
+
+#include "branch.h"
+#include "events.h"
+#include "prefix_tree.h"
+#include "sequences.h"
+
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+namespace kvf {
+
+// Decides which branches run, what they start from, and which tokens go into the next batch.
+//
+// Not thread-safe: the engine's thread owns it. Events are appended to the vector that each call is given.
+class Scheduler {
+  public:
+    explicit Scheduler(llama_context * ctx);
+    ~Scheduler();
+
+    void submit(std::unique_ptr<Branch> branch);
+
+    // a new branch that goes on from where another one is; a seed of LLAMA_DEFAULT_SEED keeps its random state
+    void fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, std::vector<Event> & out);
+
+    void cancel(kvf_branch_id id, std::vector<Event> & out);
+
+    // ends every branch
+    void fail_all(kvf_error error, const std::string & message, std::vector<Event> & out);
+
+    // drops every snapshot
+    void clear();
+
+    // nothing to do
+    bool idle() const { return branches_.empty(); }
+
+    // one batch: admit, compose, llama_decode, sample
+    void step(std::vector<Event> & out);
+
+    kvf_stats stats() const;
+
+  private:
+    using Branches = std::map<kvf_branch_id, std::unique_ptr<Branch>>; // in the order of their arrival
+
+    // what is left of a branch that has ended: its sequence, by its tokens in the tree
+    struct Snapshot {
+        kvf_branch_id branch;
+        size_t        n_tokens;
+        uint64_t      last_used;
+    };
+
+    // what a branch can start from
+    struct Prefix {
+        llama_seq_id seq       = -1; // to fork, at
+        size_t       n         = 0;  // tokens; 0: nothing
+        Branch *     awaited   = nullptr; // a branch that will have computed more of it, namely
+        size_t       n_awaited = 0;       // tokens
+    };
+
+    // the next rows of one branch
+    struct Rows {
+        Branch * branch;
+        size_t   n;
+        bool     is_last;   // they reach the end of its tokens
+        int32_t  i_logits;  // row of the batch whose logits the next token is sampled from, -1: none
+    };
+
+    void              admit(std::vector<Event> & out);
+    bool              start(Branch & branch, const Prefix & prefix);
+    Prefix            find_prefix(const Branch & branch);
+    std::vector<Rows> compose(std::vector<Event> & out);
+    std::vector<Rows> plan();
+    void              fill_batch(std::vector<Rows> & rows);
+    void              sample(Branch & branch, int32_t i_logits, std::vector<Event> & out);
+
+    bool          make_room();
+    bool          evict(llama_seq_id keep);
+    void          drop(llama_seq_id snapshot);
+    void          preempt(Branch & branch);
+    llama_seq_id  take_sequence(llama_seq_id keep);
+    kvf_branch_id branch_at(llama_seq_id seq) const;
+
+    void finish(Branch & branch, kvf_finish reason, std::vector<Event> & out);
+    void fail(Branch & branch, kvf_error error, const std::string & message, std::vector<Event> & out);
+    void end(Branch & branch, Event event, std::vector<Event> & out);
+
+    struct BatchDeleter {
+        void operator()(llama_batch * batch) const {
+            llama_batch_free(*batch);
+            delete batch;
+        }
+    };
+
+    llama_context *     ctx_;
+    const llama_model * model_;
+    const llama_vocab * vocab_;
+    size_t              n_ctx_;
+    size_t              n_batch_;
+
+    Sequences                                   sequences_;
+    PrefixTree                                  tree_; // of running branches and snapshots that share
+    Branches                                    branches_;
+    std::unordered_map<llama_seq_id, Branch *>  running_;
+    std::unordered_map<llama_seq_id, Snapshot>  snapshots_;
+    std::unique_ptr<llama_batch, BatchDeleter>  batch_;
+    uint64_t                                    n_uses_ = 0;
+    kvf_stats                                   stats_  = {};
+};
+
+}  // namespace kvf
