@@ -56,4 +56,4 @@ struct Branch {
     bool decodes() const { return n_cached >= n_known; }
 };
 
-}  // namespace kvf
+} // namespace kvf

@@ -31,7 +31,7 @@ common_chat_templates_inputs parse(const common_json & request) {
     return inputs;
 }
 
-}  // namespace
+} // namespace
 
 ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
     try {
@@ -56,4 +56,4 @@ std::string ChatTemplate::render(const std::string & request) const {
     }
 }
 
-}  // namespace kvf
+} // namespace kvf

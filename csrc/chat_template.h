@@ -19,4 +19,4 @@ class ChatTemplate {
     common_chat_templates_ptr templates_;
 };
 
-}  // namespace kvf
+} // namespace kvf

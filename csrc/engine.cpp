@@ -41,7 +41,7 @@ llama_context * make_context(const llama_model * model, llama_context_params par
     return ctx;
 }
 
-}  // namespace
+} // namespace
 
 Engine::Engine(const llama_model * model, llama_context_params params, const char * chat_template)
     : model_(checked(model)),
@@ -79,7 +79,8 @@ kvf_branch_id Engine::submit(const kvf_request & request) {
     std::vector<std::string> stop;
     for (size_t i = 0; i < request.n_stop; ++i) {
         if (!request.stop[i] || !*request.stop[i]) {
-            throw Error(KVF_ERROR_INVALID, "stop[" + std::to_string(i) + "]: is empty and would end every text at once");
+            throw Error(KVF_ERROR_INVALID,
+                        "stop[" + std::to_string(i) + "]: is empty and would end every text at once");
         }
         stop.emplace_back(request.stop[i]);
     }
@@ -119,7 +120,11 @@ void Engine::cancel(kvf_branch_id branch) {
 void Engine::clear() {
     auto done    = std::make_shared<std::promise<void>>();
     auto waiting = done->get_future();
-    post([done](Scheduler & scheduler, std::vector<Event> &) { scheduler.clear(); done->set_value(); });
+    post([this, done](Scheduler & scheduler, std::vector<Event> &) {
+        scheduler.clear();
+        publish_stats();
+        done->set_value();
+    });
     done.reset();
     waiting.get();
 }
@@ -156,6 +161,11 @@ void Engine::post(Command command) {
     mailbox_filled_.notify_one();
 }
 
+void Engine::publish_stats() {
+    const std::lock_guard<std::mutex> lock(stats_mutex_);
+    stats_ = scheduler_->stats();
+}
+
 void Engine::run() {
     std::vector<Event>   out;
     std::vector<Command> commands;
@@ -175,10 +185,7 @@ void Engine::run() {
     };
     // who sees an event sees statistics that are no older
     const auto publish = [&] {
-        {
-            const std::lock_guard<std::mutex> lock(stats_mutex_);
-            stats_ = scheduler_->stats();
-        }
+        publish_stats();
         events_.push(out);
     };
 
@@ -206,4 +213,4 @@ void Engine::run() {
     events_.close();
 }
 
-}  // namespace kvf
+} // namespace kvf

@@ -39,11 +39,12 @@ class Engine {
     // hands something to the engine's thread; throws Error(KVF_ERROR_CLOSED)
     void post(Command command);
     void run();
+    void publish_stats();
 
     const llama_model *                            model_;
     const llama_vocab *                            vocab_;
     const ChatTemplate                             chat_template_;
-    std::unique_ptr<llama_context, ContextDeleter> ctx_; // the thread's
+    std::unique_ptr<llama_context, ContextDeleter> ctx_;       // the thread's
     std::unique_ptr<Scheduler>                     scheduler_; // the thread's
     const size_t                                   n_ctx_;
     std::atomic<kvf_branch_id>                     n_branches_{ 0 };
@@ -61,4 +62,4 @@ class Engine {
     std::thread thread_; // last: it uses all of the above
 };
 
-}  // namespace kvf
+} // namespace kvf

@@ -14,4 +14,4 @@ struct Error : std::runtime_error {
     kvf_error kind;
 };
 
-}  // namespace kvf
+} // namespace kvf

@@ -57,4 +57,4 @@ int32_t EventQueue::poll(kvf_event * out, size_t n_max, int32_t timeout_ms) {
     return static_cast<int32_t>(n);
 }
 
-}  // namespace kvf
+} // namespace kvf

@@ -39,4 +39,4 @@ class EventQueue {
     size_t             i_taken_ = 0;
 };
 
-}  // namespace kvf
+} // namespace kvf

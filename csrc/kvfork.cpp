@@ -17,12 +17,13 @@ struct kvf_engine {
 
 namespace {
 
-thread_local std::string  last_error;
-thread_local kvf_error    last_error_kind = KVF_ERROR_NONE;
-std::atomic<int32_t>      log_level{ GGML_LOG_LEVEL_WARN };
+thread_local std::string last_error;
+thread_local kvf_error   last_error_kind = KVF_ERROR_NONE;
+std::atomic<int32_t>     log_level{ GGML_LOG_LEVEL_WARN };
 
 // runs a call's body; what it throws becomes the thread's last error and the given result
-template <typename Result, typename Body> Result guarded(Result on_failure, Body body) noexcept {
+template <typename Result, typename Body>
+Result guarded(Result on_failure, Body body) noexcept {
     last_error.clear();
     last_error_kind = KVF_ERROR_NONE;
     try {
@@ -44,14 +45,14 @@ void log_to_stderr(ggml_log_level level, const char * text, void *) {
     static thread_local bool shows = false; // GGML_LOG_LEVEL_CONT continues the line before
     if (level != GGML_LOG_LEVEL_CONT) {
         const int32_t least = log_level;
-        shows = least != GGML_LOG_LEVEL_NONE && level >= least;
+        shows               = least != GGML_LOG_LEVEL_NONE && level >= least;
     }
     if (shows) {
         std::fputs(text, stderr);
     }
 }
 
-}  // namespace
+} // namespace
 
 uint32_t kvf_abi_version(void) {
     return KVF_ABI_VERSION;
@@ -111,8 +112,10 @@ kvf_request kvf_request_default(void) {
     request.n_logprobs  = -1;
     request.share       = true;
     request.sampling    = {
-        sampling.seed,           sampling.top_k,          sampling.top_p,        sampling.min_p,
-        sampling.typ_p,          sampling.temp,           sampling.penalty_last_n, sampling.penalty_repeat,
+        sampling.seed,           sampling.top_k,
+        sampling.top_p,          sampling.min_p,
+        sampling.typ_p,          sampling.temp,
+        sampling.penalty_last_n, sampling.penalty_repeat,
         sampling.penalty_freq,   sampling.penalty_present,
     };
     return request;

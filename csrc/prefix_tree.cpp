@@ -64,8 +64,8 @@ void PrefixTree::erase(llama_seq_id seq) {
     prune(node);
 }
 
-void PrefixTree::match(const std::vector<llama_token> & tokens,
-                       size_t                           n_max,
+void PrefixTree::match(const std::vector<llama_token> &                  tokens,
+                       size_t                                            n_max,
                        const std::function<bool(llama_seq_id, size_t)> & visit) const {
     const size_t n = std::min(n_max, tokens.size());
 
@@ -160,9 +160,9 @@ PrefixTree::Node * PrefixTree::walk(Node * node, const llama_token * tokens, siz
             leaf->edge.assign(tokens, tokens + n);
             return (node->children[*tokens] = std::move(leaf)).get();
         }
-        const size_t n_cmp    = std::min(next->edge.size(), n);
-        const size_t n_common = std::mismatch(next->edge.begin(), next->edge.begin() + n_cmp, tokens).first -
-                                next->edge.begin();
+        const size_t n_cmp = std::min(next->edge.size(), n);
+        const size_t n_common =
+            std::mismatch(next->edge.begin(), next->edge.begin() + n_cmp, tokens).first - next->edge.begin();
         node = n_common < next->edge.size() ? split(next, n_common) : next;
         tokens += n_common;
         n -= n_common;
@@ -179,7 +179,7 @@ PrefixTree::Node * PrefixTree::split(Node * node, size_t n) {
     mid->parent = node->parent;
     mid->edge.assign(node->edge.begin(), node->edge.begin() + n);
     node->edge.erase(node->edge.begin(), node->edge.begin() + n);
-    node->parent = mid;
+    node->parent                      = mid;
     mid->children[node->edge.front()] = std::move(slot);
     slot                              = std::move(upper);
     return mid;
@@ -198,9 +198,9 @@ void PrefixTree::prune(Node * node) {
     } else if (node->children.size() == 1) {
         std::unique_ptr<Node> child = std::move(node->children.begin()->second);
         child->edge.insert(child->edge.begin(), node->edge.begin(), node->edge.end());
-        child->parent = parent;
+        child->parent                         = parent;
         parent->children[child->edge.front()] = std::move(child);
     }
 }
 
-}  // namespace kvf
+} // namespace kvf

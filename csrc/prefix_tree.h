@@ -34,8 +34,8 @@ class PrefixTree {
 
     // Calls visit(seq, n_common) for every sequence that shares at least one of the first n_max tokens, the longest
     // common prefix first, until visit returns false. visit must not change the tree.
-    void match(const std::vector<llama_token> & tokens,
-               size_t                           n_max,
+    void match(const std::vector<llama_token> &                               tokens,
+               size_t                                                         n_max,
                const std::function<bool(llama_seq_id seq, size_t n_common)> & visit) const;
 
     // tokens held by all edges together
@@ -56,4 +56,4 @@ class PrefixTree {
     std::unordered_map<llama_seq_id, Node *> node_of_;
 };
 
-}  // namespace kvf
+} // namespace kvf

@@ -19,13 +19,13 @@ void require(bool ok, const char * name, double value, const char * remedy) {
 void check_grammar(const llama_vocab * vocab, const char * grammar) {
     llama_sampler * sampler = llama_sampler_init_grammar(vocab, grammar, "root");
     if (!sampler) {
-        throw Error(KVF_ERROR_INVALID, "grammar: does not parse as GBNF with a rule named root: " +
-                                           std::string(grammar).substr(0, 200));
+        throw Error(KVF_ERROR_INVALID,
+                    "grammar: does not parse as GBNF with a rule named root: " + std::string(grammar).substr(0, 200));
     }
     llama_sampler_free(sampler);
 }
 
-}  // namespace
+} // namespace
 
 common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_request & request) {
     const kvf_sampling & in      = request.sampling;
@@ -112,4 +112,4 @@ std::vector<kvf_logprob> logprobs(const float * logits, int32_t n_vocab, llama_t
     return out;
 }
 
-}  // namespace kvf
+} // namespace kvf

@@ -19,4 +19,4 @@ common_sampler_ptr make_sampler(const llama_model *              model,
 // the chosen token's log-probability, then the n most likely ones', from the logits of one row
 std::vector<kvf_logprob> logprobs(const float * logits, int32_t n_vocab, llama_token chosen, int32_t n);
 
-}  // namespace kvf
+} // namespace kvf

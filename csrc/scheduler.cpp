@@ -26,7 +26,7 @@ Event make_failure(const Branch & branch, kvf_error error, const std::string & m
     return event;
 }
 
-}  // namespace
+} // namespace
 
 Scheduler::Scheduler(llama_context * ctx)
     : ctx_(ctx),
@@ -128,8 +128,12 @@ void Scheduler::step(std::vector<Event> & out) {
     const int32_t status = llama_decode(ctx_, *batch_);
     if (status == 1) { // the counters promised room that the cache does not have: nothing was computed
         if (!make_room()) {
-            fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx", out);
+            fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",
+                 out);
         }
+        return;
+    }
+    if (status == 2) { // aborted: the engine is being closed and will end every branch
         return;
     }
     if (status != 0) {
@@ -143,7 +147,7 @@ void Scheduler::step(std::vector<Event> & out) {
     for (const Rows & r : rows) {
         if (!r.branch->decodes()) {
             r.branch->usage.n_prefilled += static_cast<uint32_t>(r.n);
-            stats_.prefill_tokens       += r.n;
+            stats_.prefill_tokens += r.n;
         }
         r.branch->n_cached += r.n;
     }
@@ -224,6 +228,7 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
     if (n_forked > 0) {
         ++stats_.forks;
         stats_.forked_tokens += n_forked;
+        keep_fork_point(prefix.seq, n_forked);
     }
     branch.seq      = seq;
     branch.n_cached = n_forked;
@@ -238,6 +243,26 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
         branch.usage.parent   = n_forked > 0 ? parent : 0;
     }
     return true;
+}
+
+// Where memory cannot be forked at every position, a running branch soon moves past the one where it was just forked:
+// keeps a snapshot of it for those who come later.
+void Scheduler::keep_fork_point(llama_seq_id src, size_t n) {
+    const auto runs = running_.find(src);
+    if (sequences_.forks_anywhere() || runs == running_.end()) {
+        return;
+    }
+    const llama_seq_id seq = sequences_.take();
+    if (seq < 0) {
+        return; // it would only be a convenience
+    }
+    if (!sequences_.fork(src, seq, n)) {
+        sequences_.give_back(seq);
+        return;
+    }
+    const Branch & branch = *runs->second;
+    tree_.insert(seq, { branch.tokens.begin(), branch.tokens.begin() + n });
+    snapshots_[seq] = { branch.id, n, ++n_uses_ };
 }
 
 // The longest beginning of a branch's tokens that some sequence has in the cache, and whether a running branch is about
@@ -281,7 +306,8 @@ std::vector<Scheduler::Rows> Scheduler::compose(std::vector<Event> & out) {
             return rows;
         }
         if (!make_room()) { // it is alone, and the cache is its own
-            fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx", out);
+            fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",
+                 out);
         }
     }
 }
@@ -320,8 +346,8 @@ void Scheduler::fill_batch(std::vector<Rows> & rows) {
     batch.n_tokens      = 0;
     for (Rows & r : rows) {
         for (size_t i = 0; i < r.n; ++i) {
-            const size_t  pos = r.branch->n_cached + i;
-            const int32_t row = batch.n_tokens++;
+            const size_t  pos    = r.branch->n_cached + i;
+            const int32_t row    = batch.n_tokens++;
             batch.token[row]     = r.branch->tokens[pos];
             batch.pos[row]       = static_cast<llama_pos>(pos);
             batch.n_seq_id[row]  = 1;
@@ -329,7 +355,7 @@ void Scheduler::fill_batch(std::vector<Rows> & rows) {
             batch.logits[row]    = 0;
         }
         if (r.is_last && r.branch->n_predict != 0) {
-            r.i_logits                = batch.n_tokens - 1;
+            r.i_logits               = batch.n_tokens - 1;
             batch.logits[r.i_logits] = 1;
         }
     }
@@ -360,8 +386,8 @@ void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & o
     if (!is_eog) {
         event.text = branch.text.push(common_token_to_piece(vocab_, token, /* special = */ false));
         if (branch.n_logprobs >= 0) {
-            event.logprobs = logprobs(llama_get_logits_ith(ctx_, i_logits), llama_vocab_n_tokens(vocab_), token,
-                                      branch.n_logprobs);
+            event.logprobs =
+                logprobs(llama_get_logits_ith(ctx_, i_logits), llama_vocab_n_tokens(vocab_), token, branch.n_logprobs);
         }
     }
 
@@ -485,10 +511,10 @@ void Scheduler::end(Branch & branch, Event event, std::vector<Event> & out) {
         }
     }
 
-    const auto now = Clock::now();
-    auto &     u   = event.head.usage;
+    const auto now          = Clock::now();
+    auto &     u            = event.head.usage;
     const bool was_admitted = branch.t_admitted != Clock::time_point();
-    u.t_wait    = ms_between(branch.t_submitted, was_admitted ? branch.t_admitted : now);
+    u.t_wait                = ms_between(branch.t_submitted, was_admitted ? branch.t_admitted : now);
     u.t_prefill = was_admitted ? ms_between(branch.t_admitted, u.n_generated ? branch.t_first_token : now) : 0.0;
     u.t_decode  = u.n_generated ? ms_between(branch.t_first_token, now) : 0.0;
 
@@ -496,4 +522,4 @@ void Scheduler::end(Branch & branch, Event event, std::vector<Event> & out) {
     branches_.erase(branch.id);
 }
 
-}  // namespace kvf
+} // namespace kvf

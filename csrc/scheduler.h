@@ -53,8 +53,8 @@ class Scheduler {
 
     // what a branch can start from
     struct Prefix {
-        llama_seq_id seq       = -1; // to fork, at
-        size_t       n         = 0;  // tokens; 0: nothing
+        llama_seq_id seq       = -1;      // to fork, at
+        size_t       n         = 0;       // tokens; 0: nothing
         Branch *     awaited   = nullptr; // a branch that will have computed more of it, namely
         size_t       n_awaited = 0;       // tokens
     };
@@ -63,12 +63,13 @@ class Scheduler {
     struct Rows {
         Branch * branch;
         size_t   n;
-        bool     is_last;   // they reach the end of its tokens
-        int32_t  i_logits;  // row of the batch whose logits the next token is sampled from, -1: none
+        bool     is_last;  // they reach the end of its tokens
+        int32_t  i_logits; // row of the batch whose logits the next token is sampled from, -1: none
     };
 
     void              admit(std::vector<Event> & out);
     bool              start(Branch & branch, const Prefix & prefix);
+    void              keep_fork_point(llama_seq_id src, size_t n);
     Prefix            find_prefix(const Branch & branch);
     std::vector<Rows> compose(std::vector<Event> & out);
     std::vector<Rows> plan();
@@ -99,14 +100,14 @@ class Scheduler {
     size_t              n_ctx_;
     size_t              n_batch_;
 
-    Sequences                                   sequences_;
-    PrefixTree                                  tree_; // of running branches and snapshots that share
-    Branches                                    branches_;
-    std::unordered_map<llama_seq_id, Branch *>  running_;
-    std::unordered_map<llama_seq_id, Snapshot>  snapshots_;
-    std::unique_ptr<llama_batch, BatchDeleter>  batch_;
-    uint64_t                                    n_uses_ = 0;
-    kvf_stats                                   stats_  = {};
+    Sequences                                  sequences_;
+    PrefixTree                                 tree_; // of running branches and snapshots that share
+    Branches                                   branches_;
+    std::unordered_map<llama_seq_id, Branch *> running_;
+    std::unordered_map<llama_seq_id, Snapshot> snapshots_;
+    std::unique_ptr<llama_batch, BatchDeleter> batch_;
+    uint64_t                                   n_uses_ = 0;
+    kvf_stats                                  stats_  = {};
 };
 
-}  // namespace kvf
+} // namespace kvf

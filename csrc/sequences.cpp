@@ -4,8 +4,10 @@
 
 namespace kvf {
 
-Sequences::Sequences(llama_context * ctx)
-    : memory_(llama_get_memory(ctx)), is_recurrent_(llama_model_is_recurrent(llama_get_model(ctx))) {
+Sequences::Sequences(llama_context * ctx) : memory_(llama_get_memory(ctx)) {
+    const llama_model * model = llama_get_model(ctx);
+    is_recurrent_             = llama_model_is_recurrent(model);
+    forks_anywhere_           = !is_recurrent_ && !llama_model_is_hybrid(model) && llama_model_n_swa(model) == 0;
     for (llama_seq_id seq = static_cast<llama_seq_id>(llama_n_seq_max(ctx)) - 1; seq >= 0; --seq) {
         free_.push_back(seq);
     }
@@ -45,4 +47,4 @@ bool Sequences::fits(size_t n_tokens) const {
     return is_recurrent_ || n_tokens <= llama_memory_n_cells_free(memory_);
 }
 
-}  // namespace kvf
+} // namespace kvf

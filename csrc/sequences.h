@@ -24,6 +24,9 @@ class Sequences {
     // the longest beginning of src, at most n tokens, that fork() can copy
     size_t forkable(llama_seq_id src, size_t n) const;
 
+    // every beginning of every sequence can be forked: no recurrent state, no sliding window
+    bool forks_anywhere() const { return forks_anywhere_; }
+
     size_t n_cells() const;
     size_t n_used() const;
 
@@ -33,7 +36,8 @@ class Sequences {
   private:
     llama_memory_t            memory_;
     bool                      is_recurrent_; // cells hold states, not tokens
+    bool                      forks_anywhere_;
     std::vector<llama_seq_id> free_;
 };
 
-}  // namespace kvf
+} // namespace kvf

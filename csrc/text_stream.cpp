@@ -35,12 +35,15 @@ std::string to_valid_utf8(const std::string & text) {
     std::string out;
     for (size_t i = 0; i < text.size();) {
         const unsigned char c       = text[i];
-        const size_t        n_bytes = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : c >= 0xE0 && c < 0xF0 ? 3
-                                    : c >= 0xF0 && c < 0xF5 ? 4 : 0;
-        bool valid = n_bytes > 0 && i + n_bytes <= text.size();
+        const size_t        n_bytes = c < 0x80                ? 1
+                                      : c >= 0xC2 && c < 0xE0 ? 2
+                                      : c >= 0xE0 && c < 0xF0 ? 3
+                                      : c >= 0xF0 && c < 0xF5 ? 4
+                                                              : 0;
+        bool                valid   = n_bytes > 0 && i + n_bytes <= text.size();
         for (size_t k = 1; valid && k < n_bytes; ++k) {
             const unsigned char next = text[i + k];
-            valid = (next & 0xC0) == 0x80;
+            valid                    = (next & 0xC0) == 0x80;
             if (k == 1) { // overlong forms, surrogates, beyond U+10FFFF
                 valid = valid && !(c == 0xE0 && next < 0xA0) && !(c == 0xED && next > 0x9F) &&
                         !(c == 0xF0 && next < 0x90) && !(c == 0xF4 && next > 0x8F);
@@ -57,7 +60,7 @@ std::string to_valid_utf8(const std::string & text) {
     return out;
 }
 
-}  // namespace
+} // namespace
 
 std::string TextStream::push(const std::string & piece) {
     if (stopped_) {
@@ -90,4 +93,4 @@ std::string TextStream::flush() {
     return text;
 }
 
-}  // namespace kvf
+} // namespace kvf

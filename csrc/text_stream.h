@@ -25,4 +25,4 @@ class TextStream {
     bool                     stopped_ = false;
 };
 
-}  // namespace kvf
+} // namespace kvf

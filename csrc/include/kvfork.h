@@ -30,12 +30,12 @@ typedef struct kvf_engine kvf_engine;
 typedef uint64_t kvf_branch_id;
 
 enum kvf_error {
-    KVF_ERROR_NONE      = 0,
-    KVF_ERROR_INVALID   = 1, // an argument is wrong: the message names it, its value and the remedy
-    KVF_ERROR_OVERFLOW  = 2, // the prompt cannot fit into the context, however empty
-    KVF_ERROR_CLOSED    = 3, // the engine was closed
-    KVF_ERROR_UNKNOWN   = 4, // no such branch, or it has ended
-    KVF_ERROR_INTERNAL  = 5, // the model or the back end failed
+    KVF_ERROR_NONE     = 0,
+    KVF_ERROR_INVALID  = 1, // an argument is wrong: the message names it, its value and the remedy
+    KVF_ERROR_OVERFLOW = 2, // the prompt cannot fit into the context, however empty
+    KVF_ERROR_CLOSED   = 3, // the engine was closed
+    KVF_ERROR_UNKNOWN  = 4, // no such branch, or it has ended
+    KVF_ERROR_INTERNAL = 5, // the model or the back end failed
 };
 
 enum kvf_finish {
@@ -99,11 +99,11 @@ struct kvf_usage {
     uint32_t n_forked;    // of these: came with the fork
     uint32_t n_prefilled; // tokens computed to get the prompt (and, after a preemption, the text so far) in the cache
     uint32_t n_generated;
-    uint32_t n_preempted; // times that it had to give its cells up
-    kvf_branch_id parent; // the branch whose sequence it was forked from, 0: none
-    double t_wait;        // submitted until it had a sequence
-    double t_prefill;     // from then until its first token (or, if it has none, its end)
-    double t_decode;      // from its first token to its last
+    uint32_t n_preempted;    // times that it had to give its cells up
+    kvf_branch_id parent;    // the branch whose sequence it was forked from, 0: none
+    double        t_wait;    // submitted until it had a sequence
+    double        t_prefill; // from then until its first token (or, if it has none, its end)
+    double        t_decode;  // from its first token to its last
 };
 
 struct kvf_event {

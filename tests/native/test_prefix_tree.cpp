@@ -17,8 +17,10 @@ static size_t n_common_tokens(const Tokens & a, const Tokens & b, size_t n_max) 
     return n;
 }
 
-static void check_match(const kvf::PrefixTree & tree, const std::map<llama_seq_id, Tokens> & plain, const Tokens & prompt,
-                        size_t n_max) {
+static void check_match(const kvf::PrefixTree &                tree,
+                        const std::map<llama_seq_id, Tokens> & plain,
+                        const Tokens &                         prompt,
+                        size_t                                 n_max) {
     std::map<llama_seq_id, size_t> expected;
     for (const auto & [seq, tokens] : plain) {
         const size_t n = n_common_tokens(tokens, prompt, n_max);

@@ -1,0 +1,157 @@
+#pragma once
+
+#include "check.h"
+#include "kvfork.h"
+#include "sampler.h"
+#include "scheduler.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+// What the tests of the engine share: a model, contexts, branches, and the plain way to get a row's logits.
+
+using Tokens = std::vector<llama_token>;
+
+struct Model {
+    std::unique_ptr<llama_model, void (*)(llama_model *)> model{ nullptr, llama_model_free };
+
+    explicit Model(const std::string & path) {
+        kvf_set_log_level(GGML_LOG_LEVEL_ERROR);
+        llama_backend_init();
+        model.reset(llama_model_load_from_file(path.c_str(), llama_model_default_params()));
+        CHECK(model);
+    }
+
+    int32_t n_vocab() const { return llama_vocab_n_tokens(llama_model_get_vocab(model.get())); }
+
+    llama_context_params params(uint32_t n_ctx, uint32_t n_batch, uint32_t n_seq_max) const {
+        llama_context_params params = llama_context_default_params();
+        params.n_ctx                = n_ctx;
+        params.n_batch              = n_batch;
+        params.n_ubatch             = n_batch;
+        params.n_seq_max            = n_seq_max;
+        params.n_threads            = 1;
+        params.n_threads_batch      = 1;
+        params.kv_unified           = true;
+        return params;
+    }
+};
+
+struct Context {
+    std::unique_ptr<llama_context, void (*)(llama_context *)> ctx{ nullptr, llama_free };
+
+    Context(const Model & model, const llama_context_params & params) {
+        ctx.reset(llama_init_from_model(model.model.get(), params));
+        CHECK(ctx);
+    }
+};
+
+inline Tokens random_tokens(std::mt19937 & rng, size_t n, int32_t n_vocab) {
+    Tokens tokens(n);
+    for (llama_token & token : tokens) {
+        token = static_cast<llama_token>(rng() % static_cast<uint32_t>(n_vocab));
+    }
+    return tokens;
+}
+
+inline kvf_request make_request(const Tokens & tokens, int32_t n_predict) {
+    kvf_request request          = kvf_request_default();
+    request.tokens               = tokens.data();
+    request.n_tokens             = tokens.size();
+    request.n_predict            = n_predict;
+    request.ignore_eos           = true;
+    request.sampling.temperature = 0.0f;
+    request.sampling.seed        = 1;
+    return request;
+}
+
+// what Engine::submit makes of a request
+inline std::unique_ptr<kvf::Branch> make_branch(const Model & model, kvf_branch_id id, const kvf_request & request) {
+    const llama_vocab * vocab  = llama_model_get_vocab(model.model.get());
+    auto                branch = std::make_unique<kvf::Branch>(kvf::TextStream({}));
+    branch->id                 = id;
+    branch->n_predict          = request.n_predict;
+    branch->n_logprobs         = request.n_logprobs;
+    branch->share              = request.share;
+    branch->tokens             = { request.tokens, request.tokens + request.n_tokens };
+    branch->n_prompt           = request.n_tokens;
+    branch->sampling           = kvf::sampling_params(vocab, request);
+    branch->usage.n_prompt     = static_cast<uint32_t>(request.n_tokens);
+    branch->t_submitted        = kvf::Clock::now();
+    if (request.n_predict != 0) {
+        branch->sampler = kvf::make_sampler(model.model.get(), branch->sampling, branch->tokens, branch->n_prompt);
+    }
+    return branch;
+}
+
+// what the events of a schedule add up to, by branch
+struct Record {
+    Tokens                                tokens;
+    kvf_finish                            finish = KVF_FINISH_NONE;
+    kvf_error                             error  = KVF_ERROR_NONE;
+    kvf_usage                             usage  = {};
+    std::vector<std::vector<kvf_logprob>> logprobs;
+};
+
+inline void record(std::map<kvf_branch_id, Record> & records, std::vector<kvf::Event> & events) {
+    for (kvf::Event & event : events) {
+        Record & r = records[event.head.branch];
+        CHECK(r.finish == KVF_FINISH_NONE); // nothing follows a branch's last event
+        if (event.head.type == KVF_EVENT_TOKEN) {
+            r.tokens.push_back(event.head.token);
+            r.logprobs.push_back(std::move(event.logprobs));
+        } else if (event.head.type == KVF_EVENT_DONE) {
+            r.finish = static_cast<kvf_finish>(event.head.finish);
+            r.error  = static_cast<kvf_error>(event.head.error);
+            r.usage  = event.head.usage;
+        }
+    }
+    events.clear();
+}
+
+inline void run_to_end(kvf::Scheduler & scheduler, std::map<kvf_branch_id, Record> & records) {
+    std::vector<kvf::Event> events;
+    for (int n_steps = 0; !scheduler.idle(); ++n_steps) {
+        CHECK(n_steps < 100000);
+        scheduler.step(events);
+        record(records, events);
+    }
+}
+
+// the logits after the last of the tokens, computed alone in a context of their own, n_chunk tokens at a time
+inline std::vector<float> fresh_logits(const Model & model, const Tokens & tokens, size_t n_chunk) {
+    const auto n_ctx = static_cast<uint32_t>(tokens.size() + 8);
+    Context    context(model, model.params(n_ctx, n_ctx, 1));
+    Tokens     copy = tokens;
+    for (size_t i = 0; i < copy.size(); i += n_chunk) {
+        const size_t n = std::min(n_chunk, copy.size() - i);
+        CHECK(llama_decode(context.ctx.get(), llama_batch_get_one(copy.data() + i, static_cast<int32_t>(n))) == 0);
+    }
+    const float * logits = llama_get_logits_ith(context.ctx.get(), -1);
+    return { logits, logits + model.n_vocab() };
+}
+
+// a row's logits from its log-probabilities, if these are of the whole vocabulary
+inline std::vector<float> logits_of(const std::vector<kvf_logprob> & logprobs) {
+    std::vector<float> logits(logprobs.size() - 1); // the first is the chosen token once more
+    for (const kvf_logprob & l : logprobs) {
+        logits.at(l.token) = l.logit;
+    }
+    return logits;
+}
+
+// normalized mean squared error
+inline double nmse(const std::vector<float> & got, const std::vector<float> & expected) {
+    CHECK(got.size() == expected.size());
+    double error = 0.0;
+    double norm  = 0.0;
+    for (size_t i = 0; i < got.size(); ++i) {
+        error += (got[i] - expected[i]) * (got[i] - expected[i]);
+        norm += expected[i] * expected[i];
+    }
+    return error / norm;
+}

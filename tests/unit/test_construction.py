@@ -1,0 +1,148 @@
+"""Importing and constructing is cheap, and wrong arguments are refused in words."""
+
+import pickle
+import subprocess
+import sys
+import time
+
+import pytest
+from pydantic import ValidationError
+
+from langgraph_kvfork import ChatKVFork, EngineParams, InvalidRequestError, Request
+from langgraph_kvfork.chat_model import _ENGINE_FIELDS, _REQUEST_FIELDS
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = (
+        "import sys, langgraph_kvfork; dir(langgraph_kvfork); "
+        "sys.exit(any(m.split('.')[0] in {'langchain_core', 'langgraph', 'llama_cpp'} "
+        "for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_constructing_a_model_loads_no_library_and_no_weights():
+    code = (
+        "import sys; from langgraph_kvfork import ChatKVFork, ForkNode, PrefillNode; "
+        "llm = ChatKVFork(model_path='/nonexistent.gguf', n_ctx=4096, temperature=0); "
+        "ForkNode(llm, {'a': 'b'}); PrefillNode(llm); "
+        "from langgraph_kvfork import _library; "
+        "sys.exit(_library._library is not None or 'llama_cpp' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_constructing_a_model_is_cheap():
+    ChatKVFork(model_path="model.gguf")
+    start = time.perf_counter()
+    for _ in range(100):
+        ChatKVFork(model_path="model.gguf", n_ctx=4096, temperature=0.5, max_tokens=8)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_every_name_in_all_can_be_imported():
+    import langgraph_kvfork
+
+    for name in langgraph_kvfork.__all__:
+        assert getattr(langgraph_kvfork, name) is not None
+    with pytest.raises(AttributeError, match="Chat"):
+        langgraph_kvfork.Chat  # noqa: B018
+
+
+def test_the_model_has_all_parameters_of_the_engine_and_of_requests_with_their_defaults():
+    llm = ChatKVFork(model_path="model.gguf")
+    params, request = EngineParams("model.gguf"), Request()
+    for name in _ENGINE_FIELDS:
+        if name != "model_path":
+            assert getattr(llm, name) == getattr(params, name), name
+    for name in _REQUEST_FIELDS:
+        if name not in {"stop", "logprobs"}:
+            assert getattr(llm, name) == getattr(request, name), name
+
+
+def test_an_unknown_argument_is_refused_by_name():
+    with pytest.raises(ValidationError, match=r"'n_cxt'.*Did you mean.*n_ctx"):
+        ChatKVFork(model_path="model.gguf", n_cxt=4096)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("n_ctx", -1),
+        ("n_batch", 0),
+        ("n_seq_max", 257),
+        ("n_threads", 0),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_p", 1.5),
+        ("min_p", -1),
+        ("repeat_penalty", 0),
+        ("seed", 2**32),
+        ("max_tokens", 0),
+        ("stop", [""]),
+        ("grammar", " "),
+        ("top_logprobs", 3),
+        ("timeout", -1),
+        ("logit_bias", {-1: 1.0}),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(argument, value):
+    with pytest.raises(ValidationError, match=argument):
+        ChatKVFork(model_path="model.gguf", **{argument: value})
+
+
+def test_standard_parameters_are_accepted():
+    llm = ChatKVFork(
+        model_path="model.gguf",
+        temperature=0,
+        max_tokens=100,
+        timeout=60,
+        stop=["x"],
+        max_retries=2,
+        streaming=True,
+    )
+    params = llm._get_ls_params()
+    assert params["ls_provider"] == "kvfork"
+    assert params["ls_model_name"] == "model"
+    assert params["ls_temperature"] == 0
+    assert params["ls_max_tokens"] == 100
+    assert ChatKVFork(model_path="model.gguf", stop_sequences=["x"]).stop == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"temprature": 1}, "'temprature'.*Did you mean.*temperature"),
+        ({"n_ctx": 1}, "n_ctx cannot change"),
+        ({"temperature": "hot"}, "temperature='hot'"),
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"logprobs": 3}, "top_logprobs"),
+        ({"tools": []}, "'tools'"),
+        ({"timeout": "soon"}, "timeout='soon'"),
+    ],
+)
+def test_a_wrong_override_is_refused_before_the_engine_is_touched(kwargs, message):
+    llm = ChatKVFork(model_path="/nonexistent.gguf")
+    with pytest.raises(InvalidRequestError, match=message):
+        llm.invoke("Hello", **kwargs)
+
+
+def test_a_calls_stop_comes_on_top_of_the_models():
+    llm = ChatKVFork(model_path="model.gguf", stop=["a", "b"])
+    assert llm._call(["b", "c"], {})[0].stop == ["a", "b", "c"]
+
+
+def test_models_can_be_copied_and_pickled():
+    llm = ChatKVFork(model_path="model.gguf", n_ctx=512, stop=["x"])
+    assert pickle.loads(pickle.dumps(llm)) == llm
+    assert llm.model_copy(deep=True) == llm
+
+
+def test_engine_params_are_equal_whatever_path_the_model_is_reached_by(tmp_path):
+    model = tmp_path / "model.gguf"
+    model.touch()
+    link = tmp_path / "link.gguf"
+    link.symlink_to(model)
+    assert EngineParams(str(model)) == EngineParams(str(link), verbose=True)
+    assert hash(EngineParams(str(model))) == hash(EngineParams(str(link), verbose=True))
+    assert EngineParams(str(model)) != EngineParams(str(link), n_ctx=512)

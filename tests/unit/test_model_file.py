@@ -1,0 +1,42 @@
+"""A model that is not there is refused in words, without a crash."""
+
+import importlib.util
+
+import pytest
+
+from langgraph_kvfork import ChatKVFork, EngineParams, ModelLoadError, _model_file, _smollm2
+
+
+@pytest.fixture
+def no_smollm2(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if "smollm2" in name else find_spec(name)
+    )
+    _smollm2.smollm2_path.cache_clear()
+    yield
+    _smollm2.smollm2_path.cache_clear()
+
+
+def test_without_a_path_and_without_smollm2_the_error_says_how_to_get_it(no_smollm2):
+    llm = ChatKVFork()
+    with pytest.raises(ModelLoadError, match=r"pip install .*smollm2"):
+        llm.invoke("Hello")
+
+
+def test_a_file_that_is_missing(tmp_path):
+    path = str(tmp_path / "missing.gguf")
+    with pytest.raises(ModelLoadError, match=r"missing\.gguf.* does not exist"):
+        _model_file.check_file(EngineParams(path).model_path)
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(ModelLoadError, match="is not a file"):
+        _model_file.check_file(str(tmp_path))
+
+
+def test_a_file_that_is_not_gguf(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(ModelLoadError, match="is not a GGUF file"):
+        _model_file.check_file(str(path))
