@@ -1,0 +1,99 @@
+"""LangGraph fan-outs that prefill their shared context once.
+
+Swap a graph's chat model for `ChatKVFork`: whatever its parallel branches have in common is
+computed once, and each branch is a fork that shares its KV cells. `ForkNode` and `PrefillNode` say
+the same explicitly. `Engine` is what runs below, for use without LangChain.
+
+Importing this package loads nothing: each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from langgraph_kvfork.branch import AsyncBranch, Branch
+    from langgraph_kvfork.chat_model import ChatKVFork
+    from langgraph_kvfork.engine import Engine
+    from langgraph_kvfork.engine_params import EngineParams
+    from langgraph_kvfork.errors import (
+        BranchCancelledError,
+        BranchEndedError,
+        ContextOverflowError,
+        EngineClosedError,
+        GenerationError,
+        GenerationTimeoutError,
+        InvalidRequestError,
+        KVForkError,
+        ModelLoadError,
+        NativeLibraryError,
+    )
+    from langgraph_kvfork.events import Done, Event, Logprob, PrefillProgress, Token, Usage
+    from langgraph_kvfork.fork_node import ForkNode
+    from langgraph_kvfork.prefill_node import PrefillNode
+    from langgraph_kvfork.rendered_prompt import RenderedPrompt
+    from langgraph_kvfork.request import Request
+    from langgraph_kvfork.stats import EngineStats
+
+__all__ = [
+    "AsyncBranch",
+    "Branch",
+    "BranchCancelledError",
+    "BranchEndedError",
+    "ChatKVFork",
+    "ContextOverflowError",
+    "Done",
+    "Engine",
+    "EngineClosedError",
+    "EngineParams",
+    "EngineStats",
+    "Event",
+    "ForkNode",
+    "GenerationError",
+    "GenerationTimeoutError",
+    "InvalidRequestError",
+    "KVForkError",
+    "Logprob",
+    "ModelLoadError",
+    "NativeLibraryError",
+    "PrefillNode",
+    "PrefillProgress",
+    "RenderedPrompt",
+    "Request",
+    "Token",
+    "Usage",
+]
+
+_MODULES = {
+    "AsyncBranch": "branch",
+    "Branch": "branch",
+    "ChatKVFork": "chat_model",
+    "Done": "events",
+    "Engine": "engine",
+    "EngineParams": "engine_params",
+    "EngineStats": "stats",
+    "Event": "events",
+    "ForkNode": "fork_node",
+    "Logprob": "events",
+    "PrefillNode": "prefill_node",
+    "PrefillProgress": "events",
+    "RenderedPrompt": "rendered_prompt",
+    "Request": "request",
+    "Token": "events",
+    "Usage": "events",
+}
+"""Where each name is; the exceptions are all in `errors`."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

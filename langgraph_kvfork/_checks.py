@@ -1,0 +1,72 @@
+"""Argument checks that end in a sentence."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+from langgraph_kvfork.errors import InvalidRequestError
+
+
+def require(condition: bool, name: str, value: object, remedy: str) -> None:
+    """Refuse a value.
+
+    Raises:
+        InvalidRequestError: `condition` is false; the message names argument, value and remedy.
+    """
+    if not condition:
+        raise InvalidRequestError(f"{name}={value!r} is not possible: {remedy}.")
+
+
+def check_number(
+    name: str,
+    value: object,
+    remedy: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> None:
+    """Refuse what is not a finite number from `low` to `high`.
+
+    Raises:
+        InvalidRequestError: It is not.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    require(number and math.isfinite(value) and low <= value <= high, name, value, remedy)  # type: ignore[arg-type, operator]
+
+
+def check_integer(
+    name: str,
+    value: object,
+    remedy: str,
+    *,
+    low: int = -(2**31),
+    high: int = 2**31 - 1,
+) -> None:
+    """Refuse what is not a whole number from `low` to `high`; by default what a C int holds.
+
+    Raises:
+        InvalidRequestError: It is not.
+    """
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    require(integer and low <= value <= high, name, value, remedy)  # type: ignore[operator]
+
+
+def is_c_text(value: object) -> bool:
+    """Return whether it is text that C can hold: without NUL characters."""
+    return isinstance(value, str) and "\0" not in value
+
+
+def refuse_unknown(names: Iterable[str], known: Iterable[str], owner: str) -> None:
+    """Refuse argument names that nobody would read.
+
+    Raises:
+        InvalidRequestError: One of `names` is not in `known`; the message offers the closest ones.
+    """
+    known = set(known)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            raise InvalidRequestError(f"{owner} has no argument {name!r}.{hint}")

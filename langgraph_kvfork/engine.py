@@ -1,0 +1,453 @@
+"""One model that runs in this process, and all branches that use it."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import json
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from typing_extensions import Self
+
+from langgraph_kvfork import _native
+from langgraph_kvfork._dispatcher import Dispatcher, error_of
+from langgraph_kvfork._model_file import load_model
+from langgraph_kvfork._native_request import native_request
+from langgraph_kvfork._registry import Registry
+from langgraph_kvfork.branch import AsyncBranch, Branch
+from langgraph_kvfork.engine_params import EngineParams, context_params
+from langgraph_kvfork.errors import EngineClosedError, InvalidRequestError, ModelLoadError
+from langgraph_kvfork.events import Done, PrefillProgress, Usage
+from langgraph_kvfork.rendered_prompt import RenderedPrompt
+from langgraph_kvfork.request import Request
+from langgraph_kvfork.stats import EngineStats
+
+_AnyBranch = TypeVar("_AnyBranch", Branch, AsyncBranch)
+
+_PREFILL_ONLY = Request(max_tokens=0)
+
+
+class Engine:
+    """A model, its KV cache, and the thread that runs them.
+
+    `Engine.get` returns the process's engine for some parameters and builds it when it is asked for
+    the first time; it stays until it is closed or the process ends. `Engine(params)` builds one
+    that is nobody else's. Its methods may be called from any thread.
+
+    Args:
+        params: The model file and how to run it.
+
+    Attributes:
+        params: As given.
+        n_ctx_train: The model's training context, in tokens.
+
+    Raises:
+        NativeLibraryError: The native library cannot be used.
+        ModelLoadError: The model cannot be loaded.
+        InvalidRequestError: llama.cpp refuses the parameters.
+    """
+
+    def __init__(self, params: EngineParams) -> None:
+        self.params = params
+        # reentrant: a garbage collection inside may cancel a branch, which comes back here
+        self._idle = threading.Condition(threading.RLock())
+        self._users = 0
+        self._closing = False
+        self._native = _native.native()
+        llama, kvf = self._native.llama, self._native.kvf
+        self._model = load_model(self._native, params)
+        self.n_ctx_train = int(llama.llama_model_n_ctx_train(self._model))
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        template = params.chat_template
+        try:
+            handle = kvf.kvf_engine_create(
+                self._model,
+                context_params(params, llama, n_ctx_train=self.n_ctx_train),
+                None if template is None else template.encode(),
+            )
+            if not handle:
+                raise self._creation_error()
+        except BaseException:
+            llama.llama_model_free(self._model)
+            raise
+        self._handle = int(handle)
+        self._dispatcher = Dispatcher(
+            self._native, self._handle, f"kvfork {Path(params.model_path).name}"
+        )
+        _alive.add(self)
+
+    #
+    # one per parameters
+    #
+
+    @classmethod
+    def get(cls, params: EngineParams) -> Engine:
+        """Return the process's engine for `params`; build it, or wait for whoever builds it, first.
+
+        Raises:
+            NativeLibraryError: The native library cannot be used.
+            ModelLoadError: The model cannot be loaded.
+            InvalidRequestError: llama.cpp refuses the parameters.
+        """
+        return _registry.get(params)
+
+    @classmethod
+    async def aget(cls, params: EngineParams) -> Engine:
+        """As `get`, without blocking the event loop while a model is loaded."""
+        return await _registry.aget(params)
+
+    #
+    # branches
+    #
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        request: Request | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Branch:
+        """Start a branch.
+
+        Args:
+            prompt: Text, which is tokenized with special tokens added and parsed; or tokens.
+            request: How to go on after it; by default, `Request()`.
+            timeout: Seconds after which the branch is cancelled; None: never.
+
+        Returns:
+            The branch; iterate over it for its events.
+
+        Raises:
+            InvalidRequestError: The request or its grammar is wrong.
+            ContextOverflowError: The prompt can never fit.
+            EngineClosedError: The engine is closed.
+        """
+        return self._submit(Branch(self, timeout), prompt, request or Request())
+
+    def agenerate(
+        self,
+        prompt: str | Sequence[int],
+        request: Request | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> AsyncBranch:
+        """Start a branch in the running event loop; as `generate`, and never blocking."""
+        return self._submit(AsyncBranch(self, timeout), prompt, request or Request())
+
+    def prefill(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        on_progress: Callable[[PrefillProgress], None] | None = None,
+        timeout: float | None = None,
+    ) -> Usage:
+        """Compute a prompt's KV state and keep it, so that later prompts that begin alike fork it.
+
+        Args:
+            prompt: Text or tokens, as for `generate`.
+            on_progress: Called after each chunk, in the calling thread.
+            timeout: Seconds after which to give up; None: never.
+
+        Returns:
+            Tokens and times.
+
+        Raises:
+            KVForkError: As `generate`, and as iterating over a `Branch` does.
+        """
+        with self.generate(prompt, _PREFILL_ONLY, timeout=timeout) as branch:
+            for event in branch:
+                if isinstance(event, Done):
+                    return event.usage
+                if isinstance(event, PrefillProgress) and on_progress is not None:
+                    on_progress(event)
+        raise AssertionError("a branch ended without a last event")
+
+    async def aprefill(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        on_progress: Callable[[PrefillProgress], None] | None = None,
+        timeout: float | None = None,
+    ) -> Usage:
+        """As `prefill`, without blocking the event loop."""
+        async with self.agenerate(prompt, _PREFILL_ONLY, timeout=timeout) as branch:
+            async for event in branch:
+                if isinstance(event, Done):
+                    return event.usage
+                if isinstance(event, PrefillProgress) and on_progress is not None:
+                    on_progress(event)
+        raise AssertionError("a branch ended without a last event")
+
+    #
+    # text
+    #
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        **options: Any,
+    ) -> RenderedPrompt:
+        """Render messages through the chat template.
+
+        Args:
+            messages: In OpenAI's form.
+            add_generation_prompt: End with what makes the model answer.
+            **options: More of what `kvf_chat_render` takes: `tools`, `tool_choice`, `json_schema`,
+                `enable_thinking`, `chat_template_kwargs`, `parallel_tool_calls`.
+
+        Raises:
+            InvalidRequestError: The template cannot render them.
+            EngineClosedError: The engine is closed.
+        """
+        request = {
+            "messages": list(messages),
+            "add_generation_prompt": add_generation_prompt,
+            **options,
+        }
+        text = json.dumps(request, ensure_ascii=False).encode(errors="surrogatepass")
+        with self._use() as handle:
+            address = self._native.kvf.kvf_chat_render(handle, text)
+            if not address:
+                raise self._last_error()
+            try:
+                rendered = json.loads(ctypes.string_at(address))
+            finally:
+                self._native.kvf.kvf_string_free(address)
+        return RenderedPrompt(
+            text=rendered["prompt"],
+            grammar=rendered.get("grammar") or None,
+            grammar_lazy=bool(rendered.get("grammar_lazy")),
+            stop=tuple(rendered.get("stop") or ()),
+        )
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Turn text into tokens.
+
+        Args:
+            text: Any text.
+            add_special: Add what the model puts at the beginning and end of a prompt.
+            parse_special: Take the names of special tokens for these tokens, not for text.
+
+        Raises:
+            EngineClosedError: The engine is closed.
+        """
+        data = text.encode(errors="replace")
+        llama = self._native.llama
+        size = len(data) // 2 + 8
+        with self._use():
+            while True:
+                tokens = (llama.llama_token * size)()
+                count = llama.llama_tokenize(
+                    self._vocab, data, len(data), tokens, size, add_special, parse_special
+                )
+                if count >= 0:
+                    return list(tokens[:count])
+                size = -count
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> str:
+        """Turn tokens into text; bytes that are no characters become U+FFFD.
+
+        Args:
+            tokens: Token ids.
+            special: Show special tokens by their names instead of leaving them out.
+
+        Raises:
+            InvalidRequestError: An id is not in the vocabulary.
+            EngineClosedError: The engine is closed.
+        """
+        pieces = [self.token_bytes(token, special=special) for token in tokens]
+        return b"".join(pieces).decode(errors="replace")
+
+    def token_bytes(self, token: int, *, special: bool = True) -> bytes:
+        """Return the bytes that a token stands for; they may be a part of a character.
+
+        Raises:
+            InvalidRequestError: The id is not in the vocabulary.
+            EngineClosedError: The engine is closed.
+        """
+        llama = self._native.llama
+        size = 64
+        with self._use():
+            n_vocab = llama.llama_vocab_n_tokens(self._vocab)
+            if not 0 <= token < n_vocab:
+                raise InvalidRequestError(
+                    f"token={token!r} is not possible: give 0 to {n_vocab - 1}."
+                )
+            while True:
+                piece = ctypes.create_string_buffer(size)
+                count = llama.llama_token_to_piece(self._vocab, token, piece, size, 0, special)
+                if count >= 0:
+                    return piece.raw[:count]
+                size = -count
+
+    #
+    # state
+    #
+
+    def stats(self) -> EngineStats:
+        """Return the engine's counters.
+
+        Raises:
+            EngineClosedError: The engine is closed.
+        """
+        with self._use() as handle:
+            stats = self._native.kvf.kvf_engine_stats(handle)
+        return EngineStats(**{name: getattr(stats, name) for name, _ in _native.Stats._fields_})
+
+    def clear(self) -> None:
+        """Drop all that is kept for later forks; running branches go on. Returns when it is done.
+
+        Raises:
+            EngineClosedError: The engine is closed.
+        """
+        with self._use() as handle:
+            if not self._native.kvf.kvf_engine_clear(handle):
+                raise EngineClosedError("The engine was closed while it was being cleared.")
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing
+
+    def close(self) -> None:
+        """End every branch with `EngineClosedError` and free the engine and the model. Idempotent.
+
+        A computation that is under way is aborted. Returns when everything is freed; a second call,
+        from another thread, may return earlier.
+        """
+        _registry.remove(self.params, self)
+        with self._idle:
+            if self._closing:
+                return
+            self._closing = True
+        self._native.kvf.kvf_engine_close(self._handle)
+        self._dispatcher.join()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._users)
+        self._native.kvf.kvf_engine_free(self._handle)
+        self._native.llama.llama_model_free(self._model)
+        _alive.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closing else "open"
+        return f"<Engine {self.params.model_path} {state}>"
+
+    #
+    # what branches call
+    #
+
+    def _submit(
+        self, branch: _AnyBranch, prompt: str | Sequence[int], request: Request
+    ) -> _AnyBranch:
+        tokens = self.tokenize(prompt) if isinstance(prompt, str) else prompt
+        native = native_request(self._native, tokens, request)
+
+        kvf = self._native.kvf
+        with self._use() as handle:
+            branch_id = self._dispatcher.add(
+                lambda: int(kvf.kvf_submit(handle, ctypes.byref(native))), branch._mailbox
+            )
+            if not branch_id:
+                raise self._last_error()
+        return branch._submitted(branch_id)
+
+    def _fork(self, parent: _AnyBranch, branch: _AnyBranch, seed: int | None) -> _AnyBranch:
+        kvf = self._native.kvf
+        number = _native.DEFAULT_SEED if seed is None else seed
+        with self._use() as handle:
+            branch_id = self._dispatcher.add(
+                lambda: int(kvf.kvf_fork(handle, parent.id, number)), branch._mailbox
+            )
+            if not branch_id:
+                raise self._last_error()
+        return branch._submitted(branch_id)
+
+    def _cancel(self, branch_id: int) -> None:
+        with self._idle:
+            if self._closing:
+                return
+            self._users += 1
+        try:
+            self._native.kvf.kvf_cancel(self._handle, branch_id)
+        finally:
+            self._release()
+
+    @contextmanager
+    def _use(self) -> Iterator[int]:
+        """Keep the engine from being freed while the block uses its handle."""
+        with self._idle:
+            if self._closing:
+                raise EngineClosedError(
+                    f"The engine of {self.params.model_path} is closed: "
+                    "get another with Engine.get()."
+                )
+            self._users += 1
+        try:
+            yield self._handle
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        with self._idle:
+            self._users -= 1
+            if not self._users:
+                self._idle.notify_all()
+
+    def _last_error(self) -> Exception:
+        # the library keeps it per thread, and this thread has just failed
+        kvf = self._native.kvf
+        return error_of(kvf.kvf_last_error_kind(), kvf.kvf_last_error().decode(errors="replace"))
+
+    def _creation_error(self) -> Exception:
+        error = self._last_error()
+        if isinstance(error, InvalidRequestError):
+            return error
+        return ModelLoadError(f"model_path={self.params.model_path!r} cannot be run: {error}")
+
+    def _abandon(self) -> None:
+        """Forget a parent process's engine, whose threads do not exist in this one."""
+        self._idle = threading.Condition(threading.RLock())
+        self._closing = True
+
+
+_registry: Registry[EngineParams, Engine] = Registry(Engine)
+_alive: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for engine in list(_alive):
+        engine.close()
+
+
+def _after_fork_in_child() -> None:
+    _registry.reset()
+    for engine in list(_alive):
+        engine._abandon()
+    _alive.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

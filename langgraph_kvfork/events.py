@@ -1,0 +1,101 @@
+"""What an engine tells about a branch while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, Union
+
+FinishReason: TypeAlias = Literal["stop", "length", "prefilled"]
+"""Why a branch ended: an end-of-generation token or a stop string; `max_tokens` reached or the
+context full; or `max_tokens` was 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and times of one branch.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        forked_tokens: How many of these came with a fork.
+        prefilled_tokens: Tokens computed to get the prompt (and, after a preemption, the text so
+            far) into the cache.
+        generated_tokens: Tokens generated.
+        preemptions: How often the branch had to give up its cells.
+        parent: Id of the branch whose sequence it was forked from; None if of none.
+        wait_ms: Milliseconds from its submission until it had a sequence.
+        prefill_ms: Milliseconds from then until its first token (its end, if it has none).
+        decode_ms: Milliseconds from its first token to its last.
+    """
+
+    prompt_tokens: int
+    forked_tokens: int
+    prefilled_tokens: int
+    generated_tokens: int
+    preemptions: int
+    parent: int | None
+    wait_ms: float
+    prefill_ms: float
+    decode_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """How likely a token was.
+
+    Attributes:
+        token: The token's id.
+        logit: What the model gave it.
+        logprob: Its log softmax over the whole vocabulary, before any sampling parameter; in nats.
+    """
+
+    token: int
+    logit: float
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """Some of the prompt was computed.
+
+    Attributes:
+        done: Tokens of the prompt that are in the cache.
+        total: Tokens of the prompt.
+    """
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token was generated.
+
+    Attributes:
+        text: Text that can be shown by now: never half a character, never a part of a stop string;
+            it may be empty, and then comes with a later token.
+        token: The token's id.
+        logprobs: The token itself, then the most likely ones; empty if they were not asked for.
+    """
+
+    text: str
+    token: int
+    logprobs: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A branch has ended well.
+
+    Attributes:
+        finish_reason: Why.
+        usage: Its tokens and times.
+        text: What was held back of the text until it was clear that no stop string follows.
+    """
+
+    finish_reason: FinishReason
+    usage: Usage
+    text: str = ""
+
+
+# a union at run time: Python 3.10 evaluates it
+Event: TypeAlias = Union[PrefillProgress, Token, Done]  # noqa: UP007

@@ -1,0 +1,96 @@
+"""The node that computes a fan-out's shared context ahead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+
+from langgraph_kvfork._node import check_key, state_value
+from langgraph_kvfork.chat_model import ChatKVFork
+from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.events import PrefillProgress
+
+
+class PrefillNode(Runnable[Any, dict[str, Any]]):
+    """Prefills the state's messages, so that whatever begins with them afterwards only forks.
+
+    It changes nothing in the state. While it computes, it writes
+    `{"prefill": {"done": <tokens>, "total": <tokens>}}` to the graph's `custom` stream. (On Python
+    3.10 it cannot in async graphs: LangGraph's stream writer needs 3.11 there.)
+
+    Example:
+        ```python
+        graph.add_node("read", PrefillNode(llm))
+        ```
+
+    Args:
+        llm: The chat model, or one with arguments bound to it.
+        messages_key: The state's key of the messages.
+
+    Raises:
+        InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key.
+    """
+
+    def __init__(
+        self,
+        llm: ChatKVFork | RunnableBinding[Any, Any],
+        *,
+        messages_key: str = "messages",
+    ) -> None:
+        self.llm = _chat_model(llm)
+        self.messages_key = messages_key
+        check_key("messages_key", messages_key)
+
+    def invoke(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Prefill `input`'s messages.
+
+        Args:
+            input: The graph's state.
+            config: The run's configuration.
+            **kwargs: None.
+
+        Returns:
+            An empty update of the state.
+        """
+        return self._call_with_config(self._prefill, input, config, **kwargs)
+
+    async def ainvoke(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As `invoke`, without blocking the event loop."""
+        return await self._acall_with_config(self._aprefill, input, config, **kwargs)
+
+    def _prefill(self, state: Any) -> dict[str, Any]:
+        messages = state_value(state, self.messages_key)
+        self.llm.prefill(messages, on_progress=_progress_writer())
+        return {}
+
+    async def _aprefill(self, state: Any) -> dict[str, Any]:
+        messages = state_value(state, self.messages_key)
+        await self.llm.aprefill(messages, on_progress=_progress_writer())
+        return {}
+
+
+def _chat_model(llm: object) -> ChatKVFork:
+    bound = llm
+    while isinstance(bound, RunnableBinding):
+        bound = bound.bound
+    if isinstance(bound, ChatKVFork):
+        return bound
+    raise InvalidRequestError(f"llm={llm!r} is not possible: give a ChatKVFork.")
+
+
+def _progress_writer() -> Callable[[PrefillProgress], None] | None:
+    """Return what writes to the graph's stream; None outside of a graph."""
+    from langgraph.config import get_stream_writer
+
+    try:
+        write = get_stream_writer()
+    except (RuntimeError, KeyError):
+        # LangGraph's two ways to say that this is not a node of a graph
+        return None
+    return lambda progress: write({"prefill": {"done": progress.done, "total": progress.total}})
