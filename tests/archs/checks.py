@@ -217,6 +217,29 @@ def check_tree(model: Model, *, holes: bool = False, **parameters: Any) -> str:
     return close([logits for _, logits in found], [expected[history] for history, _ in found])
 
 
+def check_at_once(model: Model, **parameters: Any) -> str:
+    """Fork and drop one of the two before anything is decoded, which is when copies are made."""
+    prompt, other = tokens(model, 1, N), tokens(model, 6, N)
+    a, b = tokens(model, 2, STEPS), tokens(model, 3, STEPS)
+    alone = Alone(model, **parameters)
+    with Context(model, **parameters) as context:
+        context.decode(0, prompt)
+        if not context.fork(0, 1) or not context.fork(1, 2):
+            return "wrong: a whole fork was refused"
+        copied = context.used == 3 * N
+        context.drop(0)
+        context.drop(1)
+        found = [steps(context, 2, a)]
+        if copied:
+            # what was copied into a dropped sequence is not seen by the next one
+            context.decode(1, other)
+            found += [steps(context, 1, b)]
+    return worst(
+        alone.verdict(found[0], 0, [prompt], a),
+        alone.verdict(found[1], 0, [other], b) if copied else "exact",
+    )
+
+
 def check_bad_input(model: Model, **parameters: Any) -> str:
     """Nothing that a caller passes aborts, succeeds, or harms a sequence."""
     prompt, a = tokens(model, 1, N), tokens(model, 2, STEPS)
@@ -357,7 +380,7 @@ def check_window_room(model: Model) -> str:
     """Forks of forks never hold more of the window's cells than upstream reckons with."""
     if not model.n_swa:
         return "none"
-    n_seq = 8
+    n_seq = 7  # 7 windows of 32 and a batch fill the 256 cells
     parameters: dict[str, Any] = {"n_ctx": 4096, "n_batch": 32, "n_seq_max": n_seq}
     parameters |= {"swa_full": False, "flash_attn": False}
     alone = Alone(model, **parameters)
@@ -381,6 +404,8 @@ def check_window_room(model: Model) -> str:
 CHECKS: dict[str, Callable[[Model], str]] = {
     "whole": check_whole,
     "whole, streams": lambda m: check_whole(m, unified=False),
+    "at once": check_at_once,
+    "at once, streams": lambda m: check_at_once(m, unified=False),
     "between batches": lambda m: check_earlier(m, N),
     "within a batch": lambda m: check_earlier(m, N - 15),
     "first token": lambda m: check_earlier(m, 1),
@@ -427,7 +452,7 @@ def results(path: str) -> dict[str, str]:
                 continue
             try:
                 found[name] = check(model)
-            except Exception as failure:
+            except Exception as failure:  # noqa: BLE001 - it is this model's result
                 at = traceback.extract_tb(failure.__traceback__)[-1]
                 found[name] = f"failed: {failure} ({at.name})"
     return found

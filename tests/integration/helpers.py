@@ -1,5 +1,6 @@
 """What several test files of this folder need."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -19,6 +20,14 @@ def wait_until(condition, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
+
+
+async def await_until(condition, seconds: float = 30.0) -> None:
+    """As `wait_until`, while the event loop goes on."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
 
 
 def prompt_tokens(engine: Engine, messages: Sequence[BaseMessage]) -> list[int]:

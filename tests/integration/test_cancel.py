@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from helpers import call, idle, wait_until
+from helpers import await_until, call, idle, wait_until
 from langchain_core.messages import HumanMessage
 
 from langgraph_kvfork import (
@@ -44,8 +44,7 @@ async def test_a_cancelled_branch(llm, engine, excerpt):
     async def cancelled():
         nonlocal latency
         task = asyncio.create_task(ask(llm, excerpt, "b0", grammar=None, ignore_eos=True))
-        while engine.stats().branches_running < 8:  # noqa: ASYNC110 - counters have no event
-            await asyncio.sleep(0.01)
+        await await_until(lambda: engine.stats().branches_running == 8)
         start = time.perf_counter()
         task.cancel()
         try:
@@ -87,8 +86,8 @@ async def test_cancelling_while_the_prefix_is_prefilled_leaves_it_to_the_others(
     llm, engine, document
 ):
     first = asyncio.create_task(ask(llm, document, "b0"))
-    while engine.stats().prefill_tokens == 0:  # noqa: ASYNC110 - counters have no event
-        await asyncio.sleep(0.01)
+    before = engine.stats().prefill_tokens
+    await await_until(lambda: engine.stats().prefill_tokens > before)
     others = [asyncio.create_task(ask(llm, document, name)) for name in ("b1", "b2")]
     await asyncio.sleep(0.05)
     first.cancel()
@@ -102,8 +101,8 @@ async def test_a_stream_that_is_left_early_stops(llm, engine):
         break
     async for _ in endless.astream("Tell me a story."):
         break
-    await asyncio.sleep(0)
-    wait_until(lambda: idle(engine))
+    # the loop closes what was left when it comes to it
+    await await_until(lambda: idle(engine))
 
 
 def test_ctrl_c_stops_a_sync_call(llm, engine):

@@ -38,17 +38,23 @@ def logits(event):
 
 
 def test_a_fork_computes_what_an_unforked_run_computes(llm, engine, document, unforked):
-    shared = engine.tokenize(engine.render(
-        [{"role": "system", "content": document[0].content}], add_generation_prompt=False
-    ).text)
+    shared = engine.tokenize(
+        engine.render(
+            [{"role": "system", "content": document[0].content}], add_generation_prompt=False
+        ).text
+    )
     n_batch = engine.params.n_batch
     n_vocab = len(next(unforked([1])))
 
     for question in QUESTIONS:
-        prompt = engine.tokenize(engine.render([
-            {"role": "system", "content": document[0].content},
-            {"role": "user", "content": question},
-        ]).text)
+        prompt = engine.tokenize(
+            engine.render(
+                [
+                    {"role": "system", "content": document[0].content},
+                    {"role": "user", "content": question},
+                ]
+            ).text
+        )
         assert prompt[: len(shared)] == shared
 
         engine.clear()  # the cells lie as in an unforked run only if nobody else has any

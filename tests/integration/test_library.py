@@ -45,7 +45,7 @@ def path(llama):
     info = Info()
     address = ctypes.cast(llama._lib.llama_decode, ctypes.c_void_p)
     assert ctypes.CDLL(None).dladdr(address, ctypes.byref(info))
-    return os.path.realpath(info.fname)
+    return os.path.realpath(os.fsdecode(info.fname))
 
 before = dict(os.environ)
 if sys.argv[1] == "ours first":
