@@ -45,13 +45,16 @@ def print_table(columns: dict[str, dict[str, str]], caption: str) -> None:
         columns: By its heading, a column's values by the rows' names; all with the same rows.
         caption: Stands below.
     """
-    table = Table(caption=caption, caption_justify="left")
+    table = Table()
     table.add_column("")
     for heading in columns:
         table.add_column(heading, justify="right")
     for row in next(iter(columns.values())):
         table.add_row(row, *(column[row] for column in columns.values()))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    # not the table's own caption, which wraps at the table's width
+    console.print(caption, highlight=False)
 
 
 class _LiveView:

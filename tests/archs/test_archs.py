@@ -86,7 +86,7 @@ def test_all_models_are_checked_to_the_end(outcomes: Outcomes) -> None:
     assert sum(kinds.values()) == N_MODELS
 
 
-@pytest.mark.parametrize("check", ["whole", "whole, streams", "at once", "at once, streams"])
+@pytest.mark.parametrize("check", ["whole", "whole, streams"])
 def test_a_fork_of_a_whole_sequence_is_exact(outcomes: Outcomes, check: str) -> None:
     no_memory = having(outcomes, "kind", "no memory")
     assert not wrong(outcomes, check, "exact", "placed", "none")
@@ -119,6 +119,15 @@ def test_what_is_left_of_a_tree_of_forks_is_as_if_alone(
     assert not wrong(outcomes, check, "exact", "close", "none")
     assert having(outcomes, check, "close") <= PLAIN_SUM
     assert len(having(outcomes, check, "exact", "close")) == n
+
+
+@pytest.mark.parametrize("check", ["at once", "at once, streams"])
+def test_a_fork_outlives_its_source_before_anything_is_decoded(
+    outcomes: Outcomes, check: str
+) -> None:
+    assert not wrong(outcomes, check, "exact", "close", "none")
+    assert all(outcomes[arch]["n_swa"] != "0" for arch in having(outcomes, check, "close"))
+    assert len(having(outcomes, check, "exact", "close")) == 124
 
 
 def test_cells_that_came_free_are_used_again(outcomes: Outcomes) -> None:

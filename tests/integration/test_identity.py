@@ -44,7 +44,7 @@ def test_a_fork_computes_what_an_unforked_run_computes(llm, engine, document, un
         ).text
     )
     n_batch = engine.params.n_batch
-    n_vocab = len(next(unforked([1])))
+    n_vocab = native().llama.llama_vocab_n_tokens(engine._vocab)
 
     for question in QUESTIONS:
         prompt = engine.tokenize(
