@@ -10,7 +10,8 @@ namespace kvf {
 
 namespace {
 
-void require(bool ok, const char * name, double value, const char * remedy) {
+template <typename Value>
+void require(bool ok, const char * name, Value value, const char * remedy) {
     if (!ok) {
         throw Error(KVF_ERROR_INVALID, std::string(name) + " = " + std::to_string(value) + ": " + remedy);
     }

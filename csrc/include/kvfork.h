@@ -98,10 +98,10 @@ struct kvf_usage {
     uint32_t n_prompt;    // tokens of the prompt
     uint32_t n_forked;    // of these: came with the fork
     uint32_t n_prefilled; // tokens computed to get the prompt (and, after a preemption, the text so far) in the cache
-    uint32_t n_generated;
-    uint32_t n_preempted;    // times that it had to give its cells up
-    kvf_branch_id parent;    // the branch whose sequence it was forked from, 0: none
-    double        t_wait;    // submitted until it had a sequence
+    uint32_t n_generated; // an end-of-generation token among them
+    uint32_t n_preempted; // times that it had to give its cells up
+    kvf_branch_id parent; // the branch whose sequence it was forked from, 0: none
+    double        t_wait; // submitted until it had a sequence
     double        t_prefill; // from then until its first token (or, if it has none, its end)
     double        t_decode;  // from its first token to its last
 };
@@ -113,7 +113,8 @@ struct kvf_event {
     int32_t       error;  // enum kvf_error; for DONE with KVF_FINISH_ERROR
     uint32_t      n_done; // for PREFILL
 
-    const char * text; // UTF-8, never half a character, not terminated; for an error: its message
+    // for TOKEN: what can be shown by now; for an error: its message. UTF-8, never half a character, not terminated.
+    const char * text;
     size_t       n_text;
 
     llama_token                token;    // for TOKEN
