@@ -35,6 +35,9 @@ common_chat_templates_inputs parse(const common_json & request) {
 
 ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
     try {
+        if (source) { // llama-common's own error does not say what is wrong with it
+            common_chat_template(source, "", "");
+        }
         templates_ = common_chat_templates_init(model, source ? source : "");
     } catch (const std::exception & e) {
         throw Error(KVF_ERROR_INVALID, std::string("chat_template: does not parse: ") + e.what());
