@@ -94,10 +94,10 @@ comma := ,
 sanitize: build/sanitize-address-undefined build/sanitize-thread
 
 build/sanitize-%: FORCE | $(STAMPS)/tools
-	$(BIN)/cmake -S . -B $@ -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-		-DPython_EXECUTABLE=$(abspath $(BIN))/python -DKVFORK_BUILD_TESTS=ON -DKVFORK_SANITIZE=$(subst -,$(comma),$*)
-	$(BIN)/cmake --build $@ --target kvfork-tests
-	$(BIN)/ctest --test-dir $@ --output-on-failure
+	$(TOOLS) cmake -S . -B $@ -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+		-DKVFORK_BUILD_TESTS=ON -DKVFORK_SANITIZE=$(subst -,$(comma),$*)
+	$(TOOLS) cmake --build $@ --target kvfork-tests
+	$(TOOLS) ctest --test-dir $@ --output-on-failure
 
 lint: install
 	$(BIN)/ruff check
