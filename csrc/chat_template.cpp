@@ -1,6 +1,11 @@
 #include "chat_template.h"
 
+#include "answer_format.h"
 #include "error.h"
+#include "tool_prelude.h"
+
+#include "chat-peg-parser.h"
+#include "json-schema-to-grammar.h"
 #include "json.h"
 
 namespace kvf {
@@ -25,10 +30,51 @@ common_chat_templates_inputs parse(const common_json & request) {
             inputs.chat_template_kwargs[key] = value.dump();
         }
     }
-    inputs.parallel_tool_calls   = request.value("parallel_tool_calls", false);
     inputs.add_generation_prompt = request.value("add_generation_prompt", true);
     inputs.enable_thinking       = request.value("enable_thinking", true);
+    inputs.reasoning_format      = COMMON_REASONING_FORMAT_DEEPSEEK;
     return inputs;
+}
+
+// Gives a rule of a grammar another body. llama-common forgets what a grammar was built from, so its text it is.
+void replace_rule(std::string & grammar, const std::string & name, const std::string & body) {
+    const std::string head  = "\n" + name + " ::= ";
+    const size_t      start = ("\n" + grammar).find(head);
+    if (start != std::string::npos) {
+        const size_t from = start + head.size() - 1;
+        grammar.replace(from, grammar.find('\n', from) - from, body);
+    }
+}
+
+// A call that is required has to come, but llama-common lets any text precede it. This leaves the model its thoughts and
+// the call.
+void forbid_content(common_chat_params & params) {
+    common_peg_arena arena;
+    arena.load(params.parser);
+    for (common_peg_parser_id id = 0; id < arena.size(); ++id) {
+        const auto * tag = std::get_if<common_peg_tag_parser>(&arena.get(id));
+        if (tag && tag->tag == common_chat_peg_builder::CONTENT) {
+            replace_rule(params.grammar, "until-" + std::to_string(tag->child), "space");
+        }
+    }
+}
+
+// Where calls just follow each other, llama-common's grammar has as many as the model likes, asked or not.
+void forbid_more_calls(common_chat_params & params) {
+    string_replace_all(params.grammar, "\ntool-calls ::= (tool-call space)+\n", "\ntool-calls ::= tool-call space\n");
+    string_replace_all(params.grammar, "\ntool-calls ::= (tool-call? space)+\n", "\ntool-calls ::= tool-call space\n");
+}
+
+// Some of llama-common's templates know no schemas. What is left is the schema itself, and no thoughts before it.
+common_chat_params render_schema(const common_chat_templates * templates, common_chat_templates_inputs inputs) {
+    inputs.enable_thinking        = false;
+    const common_chat_params full = common_chat_templates_apply(templates, inputs);
+
+    common_chat_params params;
+    params.prompt           = full.prompt;
+    params.additional_stops = full.additional_stops;
+    params.grammar          = json_schema_to_grammar(common_json::parse(inputs.json_schema));
+    return params;
 }
 
 } // namespace
@@ -38,21 +84,57 @@ ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
         if (source) { // llama-common's own error does not say what is wrong with it
             common_chat_template(source, "", "");
         }
-        templates_ = common_chat_templates_init(model, source ? source : "");
+        templates_      = common_chat_templates_init(model, source ? source : "");
+        const auto caps = common_chat_templates_get_caps(templates_.get());
+        if (!caps.at("supports_tool_calls")) {
+            const std::string role = caps.at("supports_system_role") ? "system" : "user";
+            with_tools_ = common_chat_templates_init(model, "{%- set tools_role = '" + role + "' %}" + tool_prelude +
+                                                                common_chat_templates_source(templates_.get()));
+        }
     } catch (const std::exception & e) {
         throw Error(KVF_ERROR_INVALID, std::string("chat_template: does not parse: ") + e.what());
     }
 }
 
+const common_chat_templates * ChatTemplate::for_request(const common_chat_templates_inputs & inputs) const {
+    if (with_tools_) {
+        if (!inputs.tools.empty()) {
+            return with_tools_.get();
+        }
+        for (const common_chat_msg & message : inputs.messages) {
+            if (message.role == "tool" || !message.tool_calls.empty()) {
+                return with_tools_.get();
+            }
+        }
+    }
+    return templates_.get();
+}
+
 std::string ChatTemplate::render(const std::string & request) const {
     try {
-        const common_chat_params params =
-            common_chat_templates_apply(templates_.get(), parse(common_json::parse(request)));
-        common_json result     = common_json::object();
-        result["prompt"]       = params.prompt;
-        result["grammar"]      = params.grammar;
-        result["grammar_lazy"] = params.grammar_lazy;
-        result["stop"]         = params.additional_stops;
+        const common_json             json      = common_json::parse(request);
+        common_chat_templates_inputs  inputs    = parse(json);
+        const common_chat_templates * templates = for_request(inputs);
+        inputs.parallel_tool_calls              = json.value(
+            "parallel_tool_calls", common_chat_templates_get_caps(templates).at("supports_parallel_tool_calls"));
+
+        common_chat_params params = common_chat_templates_apply(templates, inputs);
+        if (!inputs.json_schema.empty() && params.grammar.empty()) {
+            params = render_schema(templates, inputs);
+        }
+        if (!inputs.tools.empty() && inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED) {
+            forbid_content(params);
+        }
+        if (!inputs.parallel_tool_calls) {
+            forbid_more_calls(params);
+        }
+        const AnswerFormat format(params);
+
+        common_json result = common_json::object();
+        result["prompt"]   = params.prompt;
+        result["grammar"]  = params.grammar;
+        result["stop"]     = params.additional_stops;
+        result["format"]   = format.to_json();
         return result.dump();
     } catch (const std::exception & e) {
         throw Error(KVF_ERROR_INVALID, std::string("messages: the chat template refuses them: ") + e.what());

@@ -16,7 +16,10 @@ class ChatTemplate {
     std::string render(const std::string & request) const;
 
   private:
+    const common_chat_templates * for_request(const common_chat_templates_inputs & inputs) const;
+
     common_chat_templates_ptr templates_;
+    common_chat_templates_ptr with_tools_; // if the template itself knows no tools: with the prelude in front
 };
 
 } // namespace kvf

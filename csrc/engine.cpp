@@ -43,10 +43,9 @@ llama_context * make_context(const llama_model * model, llama_context_params par
 
 } // namespace
 
-Engine::Engine(const llama_model * model, llama_context_params params, const char * chat_template)
+Engine::Engine(const llama_model * model, llama_context_params params)
     : model_(checked(model)),
       vocab_(llama_model_get_vocab(model)),
-      chat_template_(model, chat_template),
       ctx_(make_context(model, params, closing_)),
       scheduler_(std::make_unique<Scheduler>(ctx_.get())),
       n_ctx_(llama_n_ctx(ctx_.get())),

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "chat_template.h"
 #include "events.h"
 #include "scheduler.h"
 
@@ -17,7 +16,7 @@ namespace kvf {
 // One llama_context and the thread that owns it. Every public method may be called from any thread.
 class Engine {
   public:
-    Engine(const llama_model * model, llama_context_params params, const char * chat_template);
+    Engine(const llama_model * model, llama_context_params params);
     ~Engine();
 
     kvf_branch_id submit(const kvf_request & request);
@@ -27,8 +26,6 @@ class Engine {
     void          close();
     kvf_stats     stats() const;
     int32_t       poll(kvf_event * out, size_t n_max, int32_t timeout_ms);
-
-    const ChatTemplate & chat_template() const { return chat_template_; }
 
   private:
     struct ContextDeleter {
@@ -43,7 +40,6 @@ class Engine {
 
     const llama_model *                            model_;
     const llama_vocab *                            vocab_;
-    const ChatTemplate                             chat_template_;
     std::unique_ptr<llama_context, ContextDeleter> ctx_;       // the thread's
     std::unique_ptr<Scheduler>                     scheduler_; // the thread's
     const size_t                                   n_ctx_;

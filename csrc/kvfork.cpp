@@ -1,5 +1,7 @@
 #include "kvfork.h"
 
+#include "answer.h"
+#include "chat_template.h"
 #include "engine.h"
 #include "error.h"
 
@@ -13,6 +15,14 @@
 
 struct kvf_engine {
     kvf::Engine engine;
+};
+
+struct kvf_chat {
+    kvf::ChatTemplate chat_template;
+};
+
+struct kvf_answer {
+    kvf::Answer answer;
 };
 
 namespace {
@@ -39,6 +49,19 @@ Result guarded(Result on_failure, Body body) noexcept {
         last_error      = e.what();
     }
     return on_failure;
+}
+
+void require_model(const llama_model * model) {
+    if (!model) {
+        throw kvf::Error(KVF_ERROR_INVALID, "model: is NULL");
+    }
+}
+
+// for kvf_string_free
+char * copy_string(const std::string & text) {
+    char * result = new char[text.size() + 1];
+    std::memcpy(result, text.c_str(), text.size() + 1);
+    return result;
 }
 
 void log_to_stderr(ggml_log_level level, const char * text, void *) {
@@ -73,12 +96,10 @@ void kvf_set_log_level(int32_t level) {
     common_log_set_verbosity_thold(level == GGML_LOG_LEVEL_NONE ? -1 : LOG_LEVEL_ERROR + GGML_LOG_LEVEL_ERROR - level);
 }
 
-kvf_engine * kvf_engine_create(const llama_model * model, llama_context_params params, const char * chat_template) {
+kvf_engine * kvf_engine_create(const llama_model * model, llama_context_params params) {
     return guarded<kvf_engine *>(nullptr, [&] {
-        if (!model) {
-            throw kvf::Error(KVF_ERROR_INVALID, "model: is NULL");
-        }
-        return new kvf_engine{ { model, params, chat_template } };
+        require_model(model);
+        return new kvf_engine{ { model, params } };
     });
 }
 
@@ -140,15 +161,33 @@ int32_t kvf_poll(kvf_engine * engine, kvf_event * events, size_t n_max, int32_t 
     return engine->engine.poll(events, n_max, timeout_ms);
 }
 
-char * kvf_chat_render(const kvf_engine * engine, const char * request) {
-    return guarded<char *>(nullptr, [&] {
-        const std::string json   = engine->engine.chat_template().render(request);
-        char *            result = new char[json.size() + 1];
-        std::memcpy(result, json.c_str(), json.size() + 1);
-        return result;
+kvf_chat * kvf_chat_create(const llama_model * model, const char * chat_template) {
+    return guarded<kvf_chat *>(nullptr, [&] {
+        require_model(model);
+        return new kvf_chat{ { model, chat_template } };
     });
+}
+
+void kvf_chat_free(kvf_chat * chat) {
+    delete chat;
+}
+
+char * kvf_chat_render(const kvf_chat * chat, const char * request) {
+    return guarded<char *>(nullptr, [&] { return copy_string(chat->chat_template.render(request)); });
 }
 
 void kvf_string_free(char * string) {
     delete[] string;
+}
+
+kvf_answer * kvf_answer_create(const char * format) {
+    return guarded<kvf_answer *>(nullptr, [&] { return new kvf_answer{ kvf::Answer(kvf::AnswerFormat(format)) }; });
+}
+
+void kvf_answer_free(kvf_answer * answer) {
+    delete answer;
+}
+
+char * kvf_answer_push(kvf_answer * answer, const char * text, size_t n_text, bool is_last) {
+    return guarded<char *>(nullptr, [&] { return copy_string(answer->answer.push({ text, n_text }, is_last)); });
 }

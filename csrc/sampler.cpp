@@ -1,5 +1,6 @@
 #include "sampler.h"
 
+#include "answer_format.h"
 #include "error.h"
 
 #include <algorithm>
@@ -17,11 +18,11 @@ void require(bool ok, const char * name, Value value, const char * remedy) {
     }
 }
 
-void check_grammar(const llama_vocab * vocab, const char * grammar) {
-    llama_sampler * sampler = llama_sampler_init_grammar(vocab, grammar, "root");
+void check_grammar(const llama_vocab * vocab, const std::string & grammar) {
+    llama_sampler * sampler = llama_sampler_init_grammar(vocab, grammar.c_str(), "root");
     if (!sampler) {
         throw Error(KVF_ERROR_INVALID,
-                    "grammar: does not parse as GBNF with a rule named root: " + std::string(grammar).substr(0, 200));
+                    "grammar: does not parse as GBNF with a rule named root: " + grammar.substr(0, 200));
     }
     llama_sampler_free(sampler);
 }
@@ -71,9 +72,17 @@ common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_requ
             }
         }
     }
+    if (request.format) {
+        AnswerFormat(request.format).apply(vocab, out);
+    }
     if (request.grammar && *request.grammar) {
-        check_grammar(vocab, request.grammar);
+        if (!out.grammar.empty()) {
+            throw Error(KVF_ERROR_INVALID, "grammar: the format of the answer has one already; give one of the two");
+        }
         out.grammar = { COMMON_GRAMMAR_TYPE_USER, request.grammar };
+    }
+    if (!out.grammar.empty()) {
+        check_grammar(vocab, out.grammar.grammar);
     }
     return out;
 }

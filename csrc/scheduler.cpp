@@ -380,15 +380,16 @@ void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & o
         tree_.append(branch.seq, token);
     }
 
-    const bool is_eog = llama_vocab_is_eog(vocab_, token);
-    Event      event  = make_event(KVF_EVENT_TOKEN, branch);
-    event.head.token  = token;
-    if (!is_eog) {
-        event.text = branch.text.push(common_token_to_piece(vocab_, token, /* special = */ false));
-        if (branch.n_logprobs >= 0) {
-            event.logprobs =
-                logprobs(llama_get_logits_ith(ctx_, i_logits), llama_vocab_n_tokens(vocab_), token, branch.n_logprobs);
-        }
+    const bool is_eog   = llama_vocab_is_eog(vocab_, token);
+    Event      event    = make_event(KVF_EVENT_TOKEN, branch);
+    event.head.token    = token;
+    const bool is_shown = branch.sampling.preserved_tokens.count(token) > 0;
+    if (!is_eog || is_shown) {
+        event.text = branch.text.push(common_token_to_piece(vocab_, token, /* special = */ is_shown));
+    }
+    if (!is_eog && branch.n_logprobs >= 0) {
+        event.logprobs =
+            logprobs(llama_get_logits_ith(ctx_, i_logits), llama_vocab_n_tokens(vocab_), token, branch.n_logprobs);
     }
 
     kvf_finish reason = KVF_FINISH_NONE;

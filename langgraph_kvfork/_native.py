@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from langgraph_kvfork.errors import NativeLibraryError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 DEFAULT_SEED = 0xFFFFFFFF
@@ -156,6 +156,7 @@ def request_type(llama: ModuleType) -> type[ctypes.Structure]:
             ("stop", ctypes.POINTER(ctypes.c_char_p)),
             ("n_stop", ctypes.c_size_t),
             ("grammar", ctypes.c_char_p),
+            ("format", ctypes.c_char_p),
             ("logit_bias", ctypes.POINTER(llama.llama_logit_bias)),
             ("n_logit_bias", ctypes.c_size_t),
         )
@@ -215,14 +216,12 @@ def check_abi_version(kvf: ctypes.CDLL) -> None:
 
 def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure]) -> None:
     engine, branch = ctypes.c_void_p, ctypes.c_uint64
+    chat, answer = ctypes.c_void_p, ctypes.c_void_p
     functions: dict[str, tuple[Any, list[Any]]] = {
         "kvf_last_error": (ctypes.c_char_p, []),
         "kvf_last_error_kind": (ctypes.c_int, []),
         "kvf_set_log_level": (None, [ctypes.c_int32]),
-        "kvf_engine_create": (
-            engine,
-            [ctypes.c_void_p, llama.llama_context_params, ctypes.c_char_p],
-        ),
+        "kvf_engine_create": (engine, [ctypes.c_void_p, llama.llama_context_params]),
         "kvf_engine_close": (None, [engine]),
         "kvf_engine_free": (None, [engine]),
         "kvf_engine_clear": (ctypes.c_bool, [engine]),
@@ -235,9 +234,17 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
             ctypes.c_int32,
             [engine, ctypes.POINTER(Event), ctypes.c_size_t, ctypes.c_int32],
         ),
+        "kvf_chat_create": (chat, [ctypes.c_void_p, ctypes.c_char_p]),
+        "kvf_chat_free": (None, [chat]),
         # not c_char_p, which would lose the address that kvf_string_free needs
-        "kvf_chat_render": (ctypes.c_void_p, [engine, ctypes.c_char_p]),
+        "kvf_chat_render": (ctypes.c_void_p, [chat, ctypes.c_char_p]),
         "kvf_string_free": (None, [ctypes.c_void_p]),
+        "kvf_answer_create": (answer, [ctypes.c_char_p]),
+        "kvf_answer_free": (None, [answer]),
+        "kvf_answer_push": (
+            ctypes.c_void_p,
+            [answer, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_bool],
+        ),
     }
     for name, (result, arguments) in functions.items():
         function = getattr(kvf, name)

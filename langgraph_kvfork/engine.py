@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import json
 import os
 import threading
 import weakref
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 from typing_extensions import Self
 
 from langgraph_kvfork import _native
+from langgraph_kvfork._chat_template import AnswerReader, ChatTemplate
 from langgraph_kvfork._dispatcher import Dispatcher, error_of
 from langgraph_kvfork._model_file import load_model
 from langgraph_kvfork._native_request import native_request
@@ -65,12 +65,10 @@ class Engine:
         self._model = load_model(self._native, params)
         self.n_ctx_train = int(llama.llama_model_n_ctx_train(self._model))
         self._vocab = llama.llama_model_get_vocab(self._model)
-        template = params.chat_template
         try:
+            self._chat_template = ChatTemplate(self._native, self._model, params.chat_template)
             handle = kvf.kvf_engine_create(
-                self._model,
-                context_params(params, llama, n_ctx_train=self.n_ctx_train),
-                None if template is None else template.encode(),
+                self._model, context_params(params, llama, n_ctx_train=self.n_ctx_train)
             )
             if not handle:
                 raise self._creation_error()
@@ -208,26 +206,14 @@ class Engine:
             InvalidRequestError: The template cannot render them.
             EngineClosedError: The engine is closed.
         """
-        request = {
-            "messages": list(messages),
-            "add_generation_prompt": add_generation_prompt,
-            **options,
-        }
-        text = json.dumps(request, ensure_ascii=False).encode(errors="surrogatepass")
-        with self._use() as handle:
-            address = self._native.kvf.kvf_chat_render(handle, text)
-            if not address:
-                raise self._last_error()
-            try:
-                rendered = json.loads(ctypes.string_at(address))
-            finally:
-                self._native.kvf.kvf_string_free(address)
-        return RenderedPrompt(
-            text=rendered["prompt"],
-            grammar=rendered.get("grammar") or None,
-            grammar_lazy=bool(rendered.get("grammar_lazy")),
-            stop=tuple(rendered.get("stop") or ()),
-        )
+        with self._use():
+            return self._chat_template.render(
+                messages, add_generation_prompt=add_generation_prompt, **options
+            )
+
+    def answer_reader(self, rendered: RenderedPrompt) -> AnswerReader:
+        """Return what reads the answer to a prompt: its text, thoughts and tool calls."""
+        return AnswerReader(self._native, rendered.answer_format)
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True

@@ -11,12 +11,13 @@ class RenderedPrompt:
 
     Attributes:
         text: The prompt; tokenize it with special tokens added and parsed (`Engine.tokenize` does).
-        grammar: GBNF that the answer must follow; None: none.
-        grammar_lazy: The grammar holds only from a trigger in the text on.
+        answer_format: What the answer has to look like and how to read it, for `Request` and
+            `Engine.answer_reader`. Opaque: made by the native library, and for it.
+        grammar: GBNF in `answer_format`, for people to read; None: none.
         stop: Strings that end the answer.
     """
 
     text: str
+    answer_format: str
     grammar: str | None = None
-    grammar_lazy: bool = False
     stop: tuple[str, ...] = ()

@@ -18,13 +18,15 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 1
+#define KVF_ABI_VERSION 2
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 typedef struct kvf_engine kvf_engine;
+typedef struct kvf_chat   kvf_chat;
+typedef struct kvf_answer kvf_answer;
 
 // a branch's name for life; 0 is no branch
 typedef uint64_t kvf_branch_id;
@@ -82,6 +84,7 @@ struct kvf_request {
     size_t               n_stop;
 
     const char * grammar; // GBNF with the rule "root"; NULL: none
+    const char * format;  // "format" of a kvf_chat_render: what the answer has to look like; NULL: like anything
 
     const llama_logit_bias * logit_bias;
     size_t                   n_logit_bias;
@@ -150,11 +153,8 @@ KVF_API enum kvf_error kvf_last_error_kind(void);
 KVF_API void kvf_set_log_level(int32_t level);
 
 // Takes the model (which must outlive the engine) but does not own it. kv_unified is set in any case.
-// chat_template: Jinja source that replaces the model's own; NULL: the model's own.
 // Returns NULL on failure.
-KVF_API kvf_engine * kvf_engine_create(const struct llama_model *  model,
-                                       struct llama_context_params params,
-                                       const char *                chat_template);
+KVF_API kvf_engine * kvf_engine_create(const struct llama_model * model, struct llama_context_params params);
 
 // Stops the thread (a running llama_decode is aborted), ends every branch with KVF_ERROR_CLOSED and makes kvf_poll
 // return -1 once the last event is taken. Idempotent.
@@ -188,13 +188,33 @@ KVF_API void kvf_cancel(kvf_engine * engine, kvf_branch_id branch);
 // One thread at a time.
 KVF_API int32_t kvf_poll(kvf_engine * engine, struct kvf_event * events, size_t n_max, int32_t timeout_ms);
 
-// Renders messages through the chat template.
-// request: JSON with "messages" (OpenAI's form), and optionally "tools", "tool_choice", "parallel_tool_calls",
-// "json_schema", "add_generation_prompt" (default true), "enable_thinking", "chat_template_kwargs".
-// Returns JSON with "prompt" (text; tokenize it with special tokens parsed and added), "grammar", "grammar_lazy" and
-// "stop", to be freed with kvf_string_free; NULL on failure.
-KVF_API char * kvf_chat_render(const kvf_engine * engine, const char * request);
+// A model's chat template. The model's vocabulary is enough, and is not needed any more afterwards.
+// chat_template: Jinja source that replaces the model's own; NULL: the model's own.
+// Returns NULL on failure.
+KVF_API kvf_chat * kvf_chat_create(const struct llama_model * model, const char * chat_template);
+KVF_API void       kvf_chat_free(kvf_chat * chat);
+
+// Renders messages through the template.
+// request: JSON with "messages" (OpenAI's form), and optionally "tools", "tool_choice" ("auto", "none" or "required"),
+// "parallel_tool_calls" (default: whether the template knows them), "json_schema", "add_generation_prompt" (default
+// true), "enable_thinking" (default true), "chat_template_kwargs".
+// Returns JSON with "prompt" (text; tokenize it with special tokens parsed and added), "grammar" (for people to read),
+// "stop" (a list), and "format": a string for kvf_request::format and kvf_answer_create; to be freed with
+// kvf_string_free; NULL on failure.
+KVF_API char * kvf_chat_render(const kvf_chat * chat, const char * request);
 KVF_API void   kvf_string_free(char * string);
+
+// Reads one answer while it is generated. format: of the kvf_chat_render that its prompt is from. One thread at a time.
+// Returns NULL on failure.
+KVF_API kvf_answer * kvf_answer_create(const char * format);
+KVF_API void         kvf_answer_free(kvf_answer * answer);
+
+// Takes the next piece of the answer's text, and tells what it adds to the message.
+// Returns JSON, to be freed with kvf_string_free: OpenAI's delta with "content", "reasoning_content" and "tool_calls",
+// as far as there are any. A call's "index", "id" and "name" come once and whole, its "arguments" (always there) add up
+// to JSON. With the last piece: if nothing could be read of the text, it is the content; if it could not be read to its
+// end, there is "unread": true. NULL on failure.
+KVF_API char * kvf_answer_push(kvf_answer * answer, const char * text, size_t n_text, bool is_last);
 
 #ifdef __cplusplus
 }

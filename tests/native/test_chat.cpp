@@ -1,0 +1,105 @@
+#include "check.h"
+#include "harness.h"
+#include "kvfork.h"
+
+#include "json.h"
+
+#include <cstring>
+#include <memory>
+#include <string>
+
+// Chat templates through the C ABI: what is refused, and what an answer becomes. Every template that llama.cpp knows is
+// tested in tests/templates.
+
+using ChatPtr   = std::unique_ptr<kvf_chat, void (*)(kvf_chat *)>;
+using AnswerPtr = std::unique_ptr<kvf_answer, void (*)(kvf_answer *)>;
+
+static const char * const chatml =
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+static const std::string tools =
+    R"("tools": [{"type": "function", "function": {"name": "add", "description": "", "parameters":
+       {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}}])";
+
+static common_json take(char * text) {
+    CHECK(text);
+    const common_json json = common_json::parse(text);
+    kvf_string_free(text);
+    return json;
+}
+
+static common_json render(const kvf_chat * chat, const std::string & options) {
+    return take(
+        kvf_chat_render(chat, (R"({"messages": [{"role": "user", "content": "1?"}], )" + options + "}").c_str()));
+}
+
+static void test_bad_ones_are_refused(const Model & model) {
+    CHECK(!kvf_chat_create(nullptr, nullptr));
+    CHECK(!kvf_chat_create(model.model.get(), "{% if %}"));
+    CHECK(std::strstr(kvf_last_error(), "chat_template: does not parse: Unexpected token"));
+    const ChatPtr chat(kvf_chat_create(model.model.get(), chatml), kvf_chat_free);
+    CHECK(chat);
+    for (const char * request : { "{", "{}", R"({"messages": [{"role": "user"}]})" }) {
+        CHECK(!kvf_chat_render(chat.get(), request));
+        CHECK(kvf_last_error_kind() == KVF_ERROR_INVALID);
+    }
+    CHECK(!kvf_answer_create("{}"));
+    CHECK(std::strstr(kvf_last_error(), "format: is not what kvf_chat_render returned"));
+}
+
+static void test_a_template_without_tools_gets_them(const Model & model) {
+    const ChatPtr     chat(kvf_chat_create(model.model.get(), chatml), kvf_chat_free);
+    const common_json plain = render(chat.get(), R"("json_schema": {"type": "object"})");
+    CHECK(plain.at("prompt").get<std::string>() == "<|im_start|>user\n1?<|im_end|>\n<|im_start|>assistant\n");
+    CHECK(!plain.at("grammar").get<std::string>().empty());
+
+    const common_json rendered = render(chat.get(), tools);
+    const std::string prompt   = rendered.at("prompt").get<std::string>();
+    CHECK(prompt.find("<|im_start|>system\nYou can call functions.") == 0);
+    CHECK(prompt.find(R"("name": "add")") != std::string::npos);
+
+    const AnswerPtr answer(kvf_answer_create(rendered.at("format").get<std::string>().c_str()), kvf_answer_free);
+    CHECK(answer);
+    const std::string text = "So:\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+    std::string       content, name, id, arguments;
+    for (size_t i = 0; i < text.size(); ++i) {
+        const common_json delta = take(kvf_answer_push(answer.get(), &text[i], 1, i + 1 == text.size()));
+        content += delta.value("content", "");
+        if (delta.contains("tool_calls")) {
+            const common_json & call = delta.at("tool_calls").at(size_t(0));
+            CHECK(call.at("index").get<int>() == 0);
+            name += call.value("name", ""); // whole, and once
+            id += call.value("id", "");
+            arguments += call.at("arguments").get<std::string>();
+        }
+    }
+    CHECK(content == "So:\n");
+    CHECK(name == "add");
+    CHECK(id.size() == 9);
+    CHECK(arguments == "{\"a\": 1}");
+}
+
+static void test_an_answer_without_its_form_is_text(const Model & model) {
+    const ChatPtr     chat(kvf_chat_create(model.model.get(), chatml), kvf_chat_free);
+    const std::string format = render(chat.get(), tools).at("format").get<std::string>();
+    const std::string broken = "<tool_call>\nno JSON";
+
+    const AnswerPtr answer(kvf_answer_create(format.c_str()), kvf_answer_free);
+    CHECK(take(kvf_answer_push(answer.get(), broken.data(), broken.size(), false)).empty());
+    CHECK(take(kvf_answer_push(answer.get(), "", 0, true)).at("content").get<std::string>() == broken);
+
+    const AnswerPtr other(kvf_answer_create(format.c_str()), kvf_answer_free);
+    CHECK(take(kvf_answer_push(other.get(), "So: ", 4, false)).at("content").get<std::string>() == "So: ");
+    const common_json end = take(kvf_answer_push(other.get(), broken.data(), broken.size(), true));
+    CHECK(end.at("unread").get<bool>());
+}
+
+int main(int argc, char ** argv) {
+    CHECK(argc == 2);
+    const Model model(argv[1]);
+    kvf_set_log_level(GGML_LOG_LEVEL_NONE);
+    test_bad_ones_are_refused(model);
+    test_a_template_without_tools_gets_them(model);
+    test_an_answer_without_its_form_is_text(model);
+}
