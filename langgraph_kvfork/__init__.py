@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         KVForkError,
         ModelLoadError,
         NativeLibraryError,
+        StructuredOutputError,
     )
     from langgraph_kvfork.events import Done, Event, Logprob, PrefillProgress, Token, Usage
     from langgraph_kvfork.fork_node import ForkNode
@@ -61,6 +62,7 @@ __all__ = [
     "PrefillProgress",
     "RenderedPrompt",
     "Request",
+    "StructuredOutputError",
     "Token",
     "Usage",
 ]

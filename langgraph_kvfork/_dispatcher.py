@@ -172,7 +172,7 @@ def _item(event: Any) -> Item:
         return error_of(event.error, text)
     if event.finish == Finish.CANCELLED:
         return BranchCancelledError("The branch was cancelled.")
-    return Done(finish_reason=_FINISH_REASONS[event.finish], usage=_usage(event.usage), text=text)
+    return Done(finish_reason=_FINISH_REASONS[event.finish], usage=_usage(event.usage))
 
 
 def _usage(usage: Any) -> Usage:

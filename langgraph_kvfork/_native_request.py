@@ -50,6 +50,8 @@ def native_request(native: Native, tokens: Sequence[int], request: Request) -> A
         result.n_stop = len(stop)
     if request.grammar is not None:
         result.grammar = request.grammar.encode(errors="replace")
+    if request.answer_format is not None:
+        result.format = request.answer_format.encode()
     if request.logit_bias:
         kind = native.llama.llama_logit_bias
         biases = [kind(token, bias) for token, bias in request.logit_bias.items()]

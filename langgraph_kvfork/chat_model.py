@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,20 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel, generate_from_stream
-from langchain_core.messages import BaseMessage
-from langchain_core.outputs import (
-    ChatGenerationChunk,
-    ChatResult,
-)
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from langgraph_kvfork._answer import PROVIDER, Answer
+from langgraph_kvfork._call import Call
 from langgraph_kvfork._checks import check_number, refuse_unknown, require
 from langgraph_kvfork._hub import download
 from langgraph_kvfork._messages import to_openai
 from langgraph_kvfork._smollm2 import FILE, smollm2_path
+from langgraph_kvfork._structured_output import Schema, schema_of, structured_output
+from langgraph_kvfork._tools import AnyTool, ToolChoice, chosen_tools, openai_tools
 from langgraph_kvfork.engine import Engine
 from langgraph_kvfork.engine_params import EngineParams
 from langgraph_kvfork.errors import InvalidRequestError
@@ -33,9 +34,16 @@ from langgraph_kvfork.events import PrefillProgress, Usage
 from langgraph_kvfork.request import Request
 
 _ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams))
-# what a call may override: all of a request, in the chat model's terms
-_REQUEST_FIELDS = tuple(field.name for field in fields(Request))
-_CALL_FIELDS = (*_REQUEST_FIELDS, "top_logprobs", "timeout")
+# what a call may override: all of a request (but for what rendering finds out), and more
+_REQUEST_FIELDS = tuple(field.name for field in fields(Request) if field.name != "answer_format")
+_MODEL_FIELDS = (*_REQUEST_FIELDS, "top_logprobs", "timeout", "reasoning")
+_CALL_FIELDS = (
+    *_MODEL_FIELDS,
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+)
 _NOT_COMPUTED = Usage(0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
 
 
@@ -161,6 +169,9 @@ class ChatKVFork(BaseChatModel):
     """And those of this many most likely tokens; needs `logprobs`."""
     grammar: str | None = None
     """GBNF with the rule `root`, which the text will follow."""
+    reasoning: bool = True
+    """Let a model think that can be told to or not to. Thoughts are not part of the text: they are
+    in `additional_kwargs["reasoning_content"]`, and in the message's `content_blocks`."""
     ignore_eos: bool = False
     """Go on after an end-of-generation token."""
     share_prefix: bool = True
@@ -185,8 +196,7 @@ class ChatKVFork(BaseChatModel):
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
-        self._request({})
-        self._timeout({})
+        self._call(None, {})
         # the path of the default model is looked up when it is needed
         self._engine_params(self.model_path or FILE)
         return self
@@ -236,11 +246,79 @@ class ChatKVFork(BaseChatModel):
         """
         return Engine.get(self._engine_params())
 
+    def bind_tools(
+        self,
+        tools: Sequence[AnyTool],
+        *,
+        tool_choice: ToolChoice = None,
+        parallel_tool_calls: bool | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return this model with tools that it may call.
+
+        Whatever its chat template knows, it can call: templates without tools get them as text. A
+        call that is forced always comes and matches its schema, unless `max_tokens` cuts it off;
+        such a call is among the message's `invalid_tool_calls`.
+
+        Args:
+            tools: Functions, pydantic models, TypedDicts, `BaseTool`s, or OpenAI's JSON.
+            tool_choice: None or "auto": the model decides; "none": no call; "any", "required" or
+                True: some call; the name of a tool (or OpenAI's dict with it): this one.
+            parallel_tool_calls: Whether one answer may call several times. None: if the template
+                knows it; but for one tool by its name, once.
+            strict: For the tools' schemas, as LangChain converts them. Calls follow their schemas
+                with and without it.
+            **kwargs: More to bind.
+
+        Raises:
+            InvalidRequestError: A tool or `tool_choice` is wrong.
+        """
+        bound: dict[str, Any] = {"tools": openai_tools(tools, strict=strict)}
+        if tool_choice is not None:
+            bound["tool_choice"] = tool_choice
+        if parallel_tool_calls is not None:
+            bound["parallel_tool_calls"] = parallel_tool_calls
+        chosen_tools(bound["tools"], tool_choice, parallel=parallel_tool_calls)
+        return self.bind(**bound, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Schema | None = None,
+        *,
+        method: str = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return this model with answers that are objects.
+
+        An answer matches its schema by construction. If `max_tokens` or the context cuts it off,
+        `StructuredOutputError` is raised, which keeps the text.
+
+        Args:
+            schema: A pydantic model (of version 1 or 2): the answer is an instance; a TypedDict or
+                JSON schema: a dict. None, for "json_mode" only: any object.
+            method: "json_schema": the answer's text follows the schema; "function_calling": the
+                schema is a tool that must be called; "json_mode": the text is some JSON object,
+                and the prompt has to say which.
+            include_raw: Return `{"raw": message, "parsed": object, "parsing_error": error}`.
+            strict: For a tool's schema, as LangChain converts it.
+            **kwargs: More to bind.
+
+        Raises:
+            InvalidRequestError: The schema or the method is wrong.
+        """
+        return structured_output(
+            self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs
+        )
+
     def prefill(
         self,
         messages: LanguageModelInput,
         *,
         on_progress: Callable[[PrefillProgress], None] | None = None,
+        **kwargs: Any,
     ) -> Usage:
         """Compute messages ahead, so that later prompts that begin with them only fork.
 
@@ -249,6 +327,7 @@ class ChatKVFork(BaseChatModel):
         Args:
             messages: What later prompts begin with.
             on_progress: Called after each chunk, in this thread.
+            **kwargs: What those calls are given; tools above all, which are a part of the prompt.
 
         Returns:
             Tokens and times.
@@ -258,22 +337,25 @@ class ChatKVFork(BaseChatModel):
         """
         if not self.share_prefix:
             return _NOT_COMPUTED
+        call = self._call(None, kwargs)
         engine = self.engine
-        prompt = self._prefix(engine, messages)
-        return engine.prefill(prompt, on_progress=on_progress, timeout=self.timeout)
+        prompt = call.render(engine, self._messages(messages), prefix=True).text
+        return engine.prefill(prompt, on_progress=on_progress, timeout=call.timeout)
 
     async def aprefill(
         self,
         messages: LanguageModelInput,
         *,
         on_progress: Callable[[PrefillProgress], None] | None = None,
+        **kwargs: Any,
     ) -> Usage:
         """As `prefill`, without blocking the event loop."""
         if not self.share_prefix:
             return _NOT_COMPUTED
+        call = self._call(None, kwargs)
         engine = await Engine.aget(self._engine_params())
-        prompt = self._prefix(engine, messages)
-        return await engine.aprefill(prompt, on_progress=on_progress, timeout=self.timeout)
+        prompt = call.render(engine, self._messages(messages), prefix=True).text
+        return await engine.aprefill(prompt, on_progress=on_progress, timeout=call.timeout)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the model's own tokens for a text, without what a prompt begins and ends with."""
@@ -328,16 +410,14 @@ class ChatKVFork(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        request, timeout = self._call(stop, kwargs)
+        call = self._call(stop, kwargs)
         engine = self.engine
-        rendered = engine.render(to_openai(messages))
-        request = replace(request, stop=[*request.stop, *rendered.stop])
-        answer = Answer(engine, self._model_name, shared=request.share_prefix)
-        with engine.generate(rendered.text, request, timeout=timeout) as branch:
+        rendered = call.render(engine, messages)
+        request = call.request_for(rendered)
+        answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
+        with engine.generate(rendered.text, request, timeout=call.timeout) as branch:
             for event in branch:
-                chunk = answer.chunk(event)
-                if chunk is not None:
-                    yield chunk
+                yield from answer.chunks(event)
 
     async def _astream(
         self,
@@ -346,15 +426,14 @@ class ChatKVFork(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
-        request, timeout = self._call(stop, kwargs)
+        call = self._call(stop, kwargs)
         engine = await Engine.aget(self._engine_params())
-        rendered = engine.render(to_openai(messages))
-        request = replace(request, stop=[*request.stop, *rendered.stop])
-        answer = Answer(engine, self._model_name, shared=request.share_prefix)
-        async with engine.agenerate(rendered.text, request, timeout=timeout) as branch:
+        rendered = call.render(engine, messages)
+        request = call.request_for(rendered)
+        answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
+        async with engine.agenerate(rendered.text, request, timeout=call.timeout) as branch:
             async for event in branch:
-                chunk = answer.chunk(event)
-                if chunk is not None:
+                for chunk in answer.chunks(event):
                     yield chunk
 
     @property
@@ -364,7 +443,7 @@ class ChatKVFork(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # also the key of LangChain's response cache: all that an answer depends on
-        names = (*_ENGINE_FIELDS, *_REQUEST_FIELDS, "top_logprobs")
+        names = (*_ENGINE_FIELDS, *_REQUEST_FIELDS, "top_logprobs", "reasoning")
         return {"model_name": self._model_name, **{name: getattr(self, name) for name in names}}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -386,12 +465,11 @@ class ChatKVFork(BaseChatModel):
         values["model_path"] = model_path or self.model_path or smollm2_path()
         return EngineParams(**values)
 
-    def _prefix(self, engine: Engine, messages: LanguageModelInput) -> str:
-        converted = self._convert_input(messages).to_messages()
-        return engine.render(to_openai(converted), add_generation_prompt=False).text
+    def _messages(self, messages: LanguageModelInput) -> list[BaseMessage]:
+        return self._convert_input(messages).to_messages()
 
-    def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> tuple[Request, float | None]:
-        """Return what a call asks for, and its time limit in seconds."""
+    def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
+        """Return what a call asks for."""
         options = dict(kwargs)
         # LangChain's own, which has done its work by now
         options.pop("stream", None)
@@ -404,7 +482,19 @@ class ChatKVFork(BaseChatModel):
         more = [*(stop or ()), *(options.pop("stop_sequences", None) or ())]
         refuse_unknown(options, _CALL_FIELDS, f"A call of {type(self).__name__}")
         options["stop"] = list(dict.fromkeys([*self.stop, *more]))
-        return self._request(options), self._timeout(options)
+        reasoning = options.get("reasoning", self.reasoning)
+        require(isinstance(reasoning, bool), "reasoning", reasoning, "give True or False")
+        return Call(
+            request=self._request(options),
+            timeout=self._timeout(options),
+            tools=chosen_tools(
+                options.get("tools"),
+                options.get("tool_choice"),
+                parallel=options.get("parallel_tool_calls"),
+            ),
+            json_schema=schema_of(options.get("response_format")),
+            reasoning=reasoning,
+        )
 
     def _timeout(self, options: dict[str, Any]) -> float | None:
         timeout: float | None = options.get("timeout", self.timeout)

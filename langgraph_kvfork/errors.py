@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from langchain_core.exceptions import OutputParserException
+
 if TYPE_CHECKING:
     from langchain_core.exceptions import ContextOverflowError as _ContextOverflow
     from langchain_core.exceptions import ModelAPIError as _Failure
@@ -64,6 +66,10 @@ class GenerationTimeoutError(KVForkError, _Timeout, TimeoutError):
     """A branch was not done when its `timeout` was over. It has been cancelled."""
 
     is_retryable = True
+
+
+class StructuredOutputError(KVForkError, OutputParserException):
+    """An answer that was to match a schema was cut off. `llm_output` has what there is of it."""
 
 
 class BranchCancelledError(KVForkError):

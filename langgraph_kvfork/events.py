@@ -89,12 +89,10 @@ class Done:
     Attributes:
         finish_reason: Why.
         usage: Its tokens and times.
-        text: What was held back of the text until it was clear that no stop string follows.
     """
 
     finish_reason: FinishReason
     usage: Usage
-    text: str = ""
 
 
 # a union at run time: Python 3.10 evaluates it

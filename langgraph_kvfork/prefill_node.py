@@ -39,7 +39,7 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         *,
         messages_key: str = "messages",
     ) -> None:
-        self.llm = _chat_model(llm)
+        self.llm, self._call = _chat_model(llm)
         self.messages_key = messages_key
         check_key("messages_key", messages_key)
 
@@ -66,21 +66,25 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
 
     def _prefill(self, state: Any) -> dict[str, Any]:
         messages = state_value(state, self.messages_key)
-        self.llm.prefill(messages, on_progress=_progress_writer())
+        self.llm.prefill(messages, on_progress=_progress_writer(), **self._call)
         return {}
 
     async def _aprefill(self, state: Any) -> dict[str, Any]:
         messages = state_value(state, self.messages_key)
-        await self.llm.aprefill(messages, on_progress=_progress_writer())
+        await self.llm.aprefill(messages, on_progress=_progress_writer(), **self._call)
         return {}
 
 
-def _chat_model(llm: object) -> ChatKVFork:
+def _chat_model(llm: object) -> tuple[ChatKVFork, dict[str, Any]]:
+    """Return the chat model, and what is bound to it for every call."""
     bound = llm
+    kwargs: dict[str, Any] = {}
     while isinstance(bound, RunnableBinding):
+        kwargs = {**bound.kwargs, **kwargs}
         bound = bound.bound
     if isinstance(bound, ChatKVFork):
-        return bound
+        kwargs.pop("ls_structured_output_format", None)
+        return bound, kwargs
     raise InvalidRequestError(f"llm={llm!r} is not possible: give a ChatKVFork.")
 
 

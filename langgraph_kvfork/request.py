@@ -30,6 +30,7 @@ class Request:
         stop: Strings that end the text and are not part of it.
         logprobs: None: no log-probabilities; k: the chosen token's and the k most likely ones'.
         grammar: GBNF with the rule `root`, which the text will follow; None: free text.
+        answer_format: `RenderedPrompt.answer_format` of the prompt; None: like anything.
         share_prefix: Fork from what is cached, and leave what is computed to others.
         ignore_eos: Go on after an end-of-generation token.
 
@@ -52,6 +53,7 @@ class Request:
     stop: Sequence[str] = ()
     logprobs: int | None = None
     grammar: str | None = None
+    answer_format: str | None = None
     share_prefix: bool = True
     ignore_eos: bool = False
 

@@ -78,6 +78,7 @@ async def test_usage_and_metadata_come_once_and_say_the_same_in_streams(llm, eng
         "output_tokens": llm.max_tokens,
         "total_tokens": n_prompt + llm.max_tokens,
         "input_token_details": {"cache_read": 0, "cache_creation": n_prompt},
+        "output_token_details": {"reasoning": 0},
     }
     metadata = message.response_metadata
     assert metadata["model_name"] == "SmolLM2-135M-Instruct.Q4_1"

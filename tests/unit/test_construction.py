@@ -117,7 +117,15 @@ def test_standard_parameters_are_accepted():
         ({"temperature": "hot"}, "temperature='hot'"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"logprobs": 3}, "top_logprobs"),
-        ({"tools": []}, "'tools'"),
+        ({"tool": []}, "'tool'.*Did you mean.*tools"),
+        ({"tools": [1]}, r"tools\[0\]=1 is no tool"),
+        ({"tool_choice": "any"}, "tool_choice='any'.*give tools"),
+        ({"tools": [print, print]}, r"tools\[1\]='print'.*name of its own"),
+        ({"tools": [print], "tool_choice": "put"}, "tool_choice='put'.*print"),
+        ({"tools": [print], "grammar": 'root ::= "x"'}, "tools and grammar.*together"),
+        ({"response_format": "json"}, "response_format='json'"),
+        ({"parallel_tool_calls": 2}, "parallel_tool_calls=2"),
+        ({"reasoning": "high"}, "reasoning='high'"),
         ({"timeout": "soon"}, "timeout='soon'"),
     ],
 )
@@ -129,7 +137,7 @@ def test_a_wrong_override_is_refused_before_the_engine_is_touched(kwargs, messag
 
 def test_a_calls_stop_comes_on_top_of_the_models():
     llm = ChatKVFork(model_path="model.gguf", stop=["a", "b"])
-    assert llm._call(["b", "c"], {})[0].stop == ["a", "b", "c"]
+    assert llm._call(["b", "c"], {}).request.stop == ["a", "b", "c"]
 
 
 def test_models_can_be_copied_and_pickled():

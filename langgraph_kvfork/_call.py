@@ -1,0 +1,82 @@
+"""One call of the chat model: what it asks for, as what the engine takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+
+from langgraph_kvfork._messages import to_openai
+from langgraph_kvfork._tools import Tools
+from langgraph_kvfork.engine import Engine
+from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.rendered_prompt import RenderedPrompt
+from langgraph_kvfork.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a call asks for.
+
+    Attributes:
+        request: How to go on after the prompt.
+        timeout: Seconds after which to give up; None: never.
+        tools: What the model may call, or must.
+        json_schema: What the answer must match; None: nothing.
+        reasoning: Whether a model that can think does.
+
+    Raises:
+        InvalidRequestError: It asks for things that exclude each other.
+    """
+
+    request: Request
+    timeout: float | None
+    tools: Tools
+    json_schema: dict[str, Any] | None
+    reasoning: bool
+
+    def __post_init__(self) -> None:
+        asked = {
+            "tools": bool(self.tools.schemas) and self.tools.choice != "none",
+            "response_format": self.json_schema is not None,
+            "grammar": self.request.grammar is not None,
+        }
+        together = [name for name, is_asked in asked.items() if is_asked]
+        if len(together) > 1:
+            raise InvalidRequestError(
+                f"{' and '.join(together)} are not possible together, since an answer has one "
+                "grammar: leave one out, or make the structured answer a tool of its own."
+            )
+
+    def render(
+        self, engine: Engine, messages: Sequence[BaseMessage], *, prefix: bool = False
+    ) -> RenderedPrompt:
+        """Render messages, and find the form of the answer.
+
+        Args:
+            engine: Whose template to use.
+            messages: The messages.
+            prefix: Leave out what makes the model answer.
+        """
+        converted = to_openai(messages)
+        options: dict[str, Any] = {"enable_thinking": self.reasoning}
+        if self.json_schema is not None:
+            options["json_schema"] = self.json_schema
+        rendered = engine.render(
+            converted, add_generation_prompt=not prefix, **options, **self.tools.options()
+        )
+        if self.tools.forced is None or prefix:
+            return rendered
+        # the prompt tells of all tools, so that it begins like the others'; the grammar knows one
+        forced = engine.render(converted, **options, **self.tools.forced_options())
+        return replace(rendered, answer_format=forced.answer_format, grammar=forced.grammar)
+
+    def request_for(self, rendered: RenderedPrompt) -> Request:
+        """Return how to go on after the rendered prompt."""
+        return replace(
+            self.request,
+            stop=[*self.request.stop, *rendered.stop],
+            answer_format=rendered.answer_format,
+        )

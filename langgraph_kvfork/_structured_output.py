@@ -1,0 +1,161 @@
+"""Answers that match a schema: `with_structured_output` and `response_format`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import Any, TypeAlias, Union
+
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from langgraph_kvfork._checks import require
+from langgraph_kvfork.errors import InvalidRequestError, StructuredOutputError
+
+Schema: TypeAlias = Union[dict[str, Any], type]  # noqa: UP007
+"""JSON schema, a TypedDict, or a pydantic model (of version 1 or 2)."""
+
+METHODS = ("json_schema", "function_calling", "json_mode")
+
+
+def schema_of(response_format: object) -> dict[str, Any] | None:
+    """Return the JSON schema that OpenAI's `response_format` asks for; None: free text.
+
+    Raises:
+        InvalidRequestError: It is something else.
+    """
+    if response_format is None:
+        return None
+    if isinstance(response_format, type):
+        return json_schema(response_format)
+    if isinstance(response_format, Mapping):
+        kind = response_format.get("type")
+        schema = response_format.get("json_schema", {}).get("schema")
+        if kind == "text":
+            return None
+        if kind == "json_object":
+            return {"type": "object"}
+        if kind == "json_schema" and isinstance(schema, dict):
+            return schema
+    raise InvalidRequestError(
+        f"response_format={response_format!r} is not possible: give "
+        '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}, '
+        '{"type": "json_object"}, {"type": "text"}, or a class.'
+    )
+
+
+def json_schema(schema: Schema) -> dict[str, Any]:
+    """Return a schema in any of LangChain's forms as JSON schema, with a title.
+
+    Raises:
+        InvalidRequestError: It is none.
+    """
+    if isinstance(schema, dict) and "type" in schema and "title" not in schema:
+        schema = {"title": "answer", **schema}
+    try:
+        return dict(convert_to_json_schema(schema))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(
+            f"schema={schema!r} is not possible: give a pydantic model, a TypedDict or JSON schema."
+            f" ({error})"
+        ) from error
+
+
+def structured_output(
+    llm: BaseChatModel,
+    schema: Schema | None,
+    *,
+    method: str,
+    include_raw: bool,
+    strict: bool | None,
+    **kwargs: Any,
+) -> Runnable[LanguageModelInput, Any]:
+    """Return a model whose answers are objects; see `ChatKVFork.with_structured_output`."""
+    require(method in METHODS, "method", method, f"give one of {', '.join(METHODS)}")
+    require(
+        schema is not None or method == "json_mode",
+        "schema",
+        schema,
+        "give a pydantic model, a TypedDict or JSON schema",
+    )
+    converted = {"type": "object"} if schema is None else json_schema(schema)
+    described = {
+        "kwargs": {"method": method, "strict": strict},
+        "schema": schema or converted,
+    }
+    model: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
+    parser: Runnable[AIMessage, Any]
+    if method == "function_calling":
+        tool: Any = converted if isinstance(schema, dict) else schema
+        bound = llm.bind_tools(
+            [tool],
+            tool_choice="any",
+            parallel_tool_calls=False,
+            strict=strict,
+            ls_structured_output_format=described,
+            **kwargs,
+        )
+        if model:
+            parser = _PydanticToolParser(tools=[model], first_tool_only=True)
+        else:
+            parser = _JsonToolParser(key_name=converted["title"], first_tool_only=True)
+    else:
+        kind: dict[str, Any] = {"type": "json_object"}
+        if method == "json_schema":
+            kind = {"type": "json_schema", "json_schema": {"schema": converted}}
+        bound = llm.bind(response_format=kind, ls_structured_output_format=described, **kwargs)
+        parser = _PydanticParser(pydantic_object=model) if model else _JsonParser()
+    return _with_raw(bound, parser) if include_raw else bound | parser
+
+
+def _with_raw(
+    llm: Runnable[LanguageModelInput, AIMessage], parser: Runnable[AIMessage, Any]
+) -> Runnable[LanguageModelInput, Any]:
+    parsed = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+    )
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+
+class _WholeAnswer:
+    """A parser that refuses what was cut off; LangChain's own would repair and take it."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        message = result[0].message if isinstance(result[0], ChatGeneration) else None
+        if isinstance(message, AIMessage):
+            _refuse_cut(message)
+        return super().parse_result(result, partial=partial)  # type: ignore[misc]
+
+
+class _JsonParser(_WholeAnswer, JsonOutputParser):
+    pass
+
+
+class _PydanticParser(_WholeAnswer, PydanticOutputParser[Any]):
+    pass
+
+
+class _JsonToolParser(_WholeAnswer, JsonOutputKeyToolsParser):
+    pass
+
+
+class _PydanticToolParser(_WholeAnswer, PydanticToolsParser):
+    pass
+
+
+def _refuse_cut(message: AIMessage) -> None:
+    if message.response_metadata.get("finish_reason") != "length":
+        return
+    text = message.response_metadata.get("raw_text", message.text)
+    raise StructuredOutputError(
+        "The answer was cut off before it was whole: raise max_tokens (or n_ctx, if the context is "
+        f"full), or ask for less. It is, so far: {text}",
+        llm_output=text,
+    )

@@ -1,0 +1,129 @@
+"""Structured output on a real model: all schemas, all methods, and answers that are cut off."""
+
+from typing import Optional
+
+import pytest
+from helpers import call
+from pydantic import BaseModel, Field
+from pydantic.v1 import BaseModel as BaseModelV1
+from typing_extensions import TypedDict
+
+from langgraph_kvfork import InvalidRequestError, StructuredOutputError
+
+TEXT = "John is 33 years old."
+
+
+class Person(BaseModel):
+    """A person."""
+
+    name: str = Field(max_length=20)
+    age: int
+
+
+class PersonV1(BaseModelV1):
+    """A person."""
+
+    name: str
+    age: int
+
+
+class PersonDict(TypedDict):
+    """A person."""
+
+    name: str
+    age: int
+
+
+class Nested(BaseModel):
+    """A family."""
+
+    parent: Person
+    children: list[Person] = Field(max_length=1)
+    town: Optional[str] = None  # noqa: UP045 - the form that people use
+
+
+SCHEMA = Person.model_json_schema()
+UNTITLED = {key: value for key, value in SCHEMA.items() if key not in {"title", "description"}}
+
+
+@pytest.fixture(scope="session")
+def llm(llm):
+    return llm.model_copy(update={"max_tokens": 128})
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize("schema", [Person, PersonV1, PersonDict, SCHEMA, UNTITLED])
+async def test_an_answer_matches_its_schema(llm, engine, schema, method, asynchronous):
+    structured = llm.with_structured_output(schema, method=method)
+    person = await call(structured, TEXT, asynchronous=asynchronous)
+    if isinstance(schema, type) and schema is not PersonDict:
+        assert type(person) is schema
+        person = dict(person)
+    assert person.keys() == {"name", "age"}
+    assert isinstance(person["name"], str)
+    assert isinstance(person["age"], int)
+
+
+def test_schemas_can_be_nested_and_optional(llm, engine):
+    # greedy, the model does not come to an end of a name unless it is given little room
+    family = llm.with_structured_output(Nested).invoke(TEXT)
+    assert isinstance(family.parent.age, int)
+    assert len(family.children) <= 1
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize("schema", [PersonDict, SCHEMA])
+def test_objects_grow_in_a_stream(llm, engine, schema, method):
+    structured = llm.with_structured_output(schema, method=method)
+    objects = list(structured.stream(TEXT))
+    assert len(objects) > 1
+    assert objects[-1] == structured.invoke(TEXT)
+
+
+def test_any_object_is_an_answer_in_json_mode(llm, engine):
+    forced = 'Say {"age": 33} and nothing else.'
+    bound = llm.with_structured_output(None, method="json_mode")
+    with pytest.raises(StructuredOutputError):
+        bound.invoke(forced, max_tokens=1)
+    result = llm.with_structured_output(SCHEMA, method="json_mode", include_raw=True)
+    raw = result.invoke(forced)["raw"]
+    assert raw.text.startswith("{")
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize("schema", [Person, PersonDict])
+@pytest.mark.parametrize("max_tokens", [1, 6, 14])
+def test_an_answer_that_is_cut_off_is_an_error_that_keeps_its_text(
+    llm, engine, schema, method, max_tokens
+):
+    short = llm.model_copy(update={"max_tokens": max_tokens})
+    structured = short.with_structured_output(schema, method=method)
+    with pytest.raises(StructuredOutputError, match="raise max_tokens") as caught:
+        structured.invoke(TEXT)
+    assert caught.value.llm_output
+    assert caught.value.llm_output in str(caught.value)
+    with pytest.raises(StructuredOutputError):
+        list(structured.stream(TEXT))
+
+    both = short.with_structured_output(schema, method=method, include_raw=True).invoke(TEXT)
+    assert both["parsed"] is None
+    assert isinstance(both["parsing_error"], StructuredOutputError)
+    raw = both["raw"]
+    assert raw.response_metadata.get("raw_text", raw.text) == caught.value.llm_output
+
+
+def test_what_is_wrong_is_refused_at_once(llm):
+    with pytest.raises(InvalidRequestError, match="method='xml'"):
+        llm.with_structured_output(Person, method="xml")
+    with pytest.raises(InvalidRequestError, match="schema=None"):
+        llm.with_structured_output(None)
+    with pytest.raises(InvalidRequestError, match="schema=3"):
+        llm.with_structured_output(3)
+
+
+def test_the_raw_message_comes_along(llm, engine):
+    both = llm.with_structured_output(Person, include_raw=True).invoke(TEXT)
+    assert both["parsing_error"] is None
+    assert both["parsed"] == Person.model_validate_json(both["raw"].text)
+    assert both["raw"].usage_metadata
