@@ -115,8 +115,9 @@ std::string ChatTemplate::render(const std::string & request) const {
         const common_json             json      = common_json::parse(request);
         common_chat_templates_inputs  inputs    = parse(json);
         const common_chat_templates * templates = for_request(inputs);
-        inputs.parallel_tool_calls              = json.value(
-            "parallel_tool_calls", common_chat_templates_get_caps(templates).at("supports_parallel_tool_calls"));
+        const bool                    several   = templates == templates_.get() &&
+                             common_chat_templates_get_caps(templates).at("supports_parallel_tool_calls");
+        inputs.parallel_tool_calls = json.value("parallel_tool_calls", several);
 
         common_chat_params params = common_chat_templates_apply(templates, inputs);
         if (!inputs.json_schema.empty() && params.grammar.empty()) {

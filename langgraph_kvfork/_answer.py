@@ -212,8 +212,8 @@ def _chunk_blocks(message: AIMessageChunk) -> list[ContentBlock]:
     blocks: list[Any] = []
     if reasoning := message.additional_kwargs.get("reasoning_content"):
         blocks.append({"type": "reasoning", "reasoning": reasoning, "index": "lc_rs_0"})
-    if message.text:
-        blocks.append({"type": "text", "text": message.text, "index": "lc_txt_0"})
+    if text := str(message.text):  # plain: LangChain's subclass cannot be merged
+        blocks.append({"type": "text", "text": text, "index": "lc_txt_0"})
     if message.chunk_position == "last":
         blocks += [{**call, "type": "tool_call"} for call in message.tool_calls]
         blocks += [{**call, "type": "invalid_tool_call"} for call in message.invalid_tool_calls]

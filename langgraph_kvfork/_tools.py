@@ -57,21 +57,18 @@ def openai_tools(tools: Sequence[AnyTool], *, strict: bool | None = None) -> lis
     """Return tools in OpenAI's form.
 
     Raises:
-        InvalidRequestError: One is nothing that LangChain can convert, or two have one name.
+        InvalidRequestError: One is nothing that LangChain can convert.
     """
     converted: list[dict[str, Any]] = []
-    names: set[str] = set()
     for i, tool in enumerate(tools):
         try:
             schema = convert_to_openai_tool(tool, strict=strict)
-            name = schema["function"]["name"]
+            require(bool(schema["function"]["name"]), f"tools[{i}]", tool, "give it a name")
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidRequestError(
                 f"tools[{i}]={tool!r} is no tool: give a function, a BaseTool, a pydantic model, a "
                 f"TypedDict or OpenAI's JSON. ({error})"
             ) from error
-        require(name not in names, f"tools[{i}]", name, "give each tool a name of its own")
-        names.add(name)
         converted.append(schema)
     return converted
 

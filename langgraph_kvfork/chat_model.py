@@ -16,7 +16,7 @@ from langchain_core.language_models.chat_models import BaseChatModel, generate_f
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 from typing_extensions import Self
 
 from langgraph_kvfork._answer import PROVIDER, Answer
@@ -184,6 +184,8 @@ class ChatKVFork(BaseChatModel):
     max_retries: int | None = None
     """Taken for being one of LangChain's standard parameters. Nothing is retried: what fails in
     this process would fail again. (`with_retry` does, if you want.)"""
+    api_key: SecretStr | None = None
+    """Taken likewise. Nothing here needs one."""
     streaming: bool = False
     """Whether `invoke` streams inside. The result is the same; callbacks get every token."""
 
@@ -265,8 +267,8 @@ class ChatKVFork(BaseChatModel):
             tools: Functions, pydantic models, TypedDicts, `BaseTool`s, or OpenAI's JSON.
             tool_choice: None or "auto": the model decides; "none": no call; "any", "required" or
                 True: some call; the name of a tool (or OpenAI's dict with it): this one.
-            parallel_tool_calls: Whether one answer may call several times. None: if the template
-                knows it; but for one tool by its name, once.
+            parallel_tool_calls: Whether one answer may call several times. None: if the model's own
+                template knows it; but for one tool by its name, once.
             strict: For the tools' schemas, as LangChain converts them. Calls follow their schemas
                 with and without it.
             **kwargs: More to bind.
@@ -449,7 +451,7 @@ class ChatKVFork(BaseChatModel):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = PROVIDER
-        params["ls_model_name"] = self._model_name
+        params["ls_model_name"] = kwargs.get("model") or self._model_name
         return params
 
     @property

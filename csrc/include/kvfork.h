@@ -196,7 +196,7 @@ KVF_API void       kvf_chat_free(kvf_chat * chat);
 
 // Renders messages through the template.
 // request: JSON with "messages" (OpenAI's form), and optionally "tools", "tool_choice" ("auto", "none" or "required"),
-// "parallel_tool_calls" (default: whether the template knows them), "json_schema", "add_generation_prompt" (default
+// "parallel_tool_calls" (default: whether the template itself knows them), "json_schema", "add_generation_prompt" (default
 // true), "enable_thinking" (default true), "chat_template_kwargs".
 // Returns JSON with "prompt" (text; tokenize it with special tokens parsed and added), "grammar" (for people to read),
 // "stop" (a list), and "format": a string for kvf_request::format and kvf_answer_create; to be freed with
