@@ -44,6 +44,15 @@ ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
     }
 }
 
+std::string ChatTemplate::capabilities() const {
+    common_json result = common_json::object();
+    for (const auto & [name, supported] : common_chat_templates_get_caps(templates_.get())) {
+        result[name] = supported;
+    }
+    result["supports_thinking"] = common_chat_templates_support_enable_thinking(templates_.get());
+    return result.dump();
+}
+
 std::string ChatTemplate::render(const std::string & request) const {
     try {
         const common_chat_params params =

@@ -1,5 +1,6 @@
 #include "engine.h"
 
+#include "context_memory.h"
 #include "error.h"
 #include "sampler.h"
 
@@ -32,7 +33,7 @@ llama_context * make_context(const llama_model * model, llama_context_params par
 
     llama_context * ctx = llama_init_from_model(const_cast<llama_model *>(model), params);
     if (!ctx) {
-        throw Error(KVF_ERROR_INTERNAL, "llama_init_from_model failed: see the log; a smaller n_ctx needs less memory");
+        throw Error(KVF_ERROR_INTERNAL, "the context cannot be created: " + describe_need(model, params));
     }
     if (!llama_get_memory(ctx)) {
         llama_free(ctx);
@@ -127,6 +128,19 @@ void Engine::clear() {
     });
     done.reset();
     waiting.get();
+}
+
+void Engine::set_lora(llama_adapter_lora * lora, float scale) {
+    if (llama_adapter_get_alora_n_invocation_tokens(lora) > 0) {
+        throw Error(KVF_ERROR_INVALID,
+                    "lora: is an activated LoRA, which holds from an invocation on only; use a plain LoRA");
+    }
+    post([=](Scheduler & scheduler, std::vector<Event> &) {
+        llama_adapter_lora * loras[]  = { lora };
+        float                scales[] = { scale };
+        llama_set_adapters_lora(ctx_.get(), loras, 1, scales);
+        scheduler.clear(); // computed with other weights
+    });
 }
 
 void Engine::close() {

@@ -41,6 +41,13 @@ Result guarded(Result on_failure, Body body) noexcept {
     return on_failure;
 }
 
+// for the caller to free with kvf_string_free
+char * copied(const std::string & text) {
+    char * result = new char[text.size() + 1];
+    std::memcpy(result, text.c_str(), text.size() + 1);
+    return result;
+}
+
 void log_to_stderr(ggml_log_level level, const char * text, void *) {
     static thread_local bool shows = false; // GGML_LOG_LEVEL_CONT continues the line before
     if (level != GGML_LOG_LEVEL_CONT) {
@@ -79,6 +86,13 @@ kvf_engine * kvf_engine_create(const llama_model * model, llama_context_params p
             throw kvf::Error(KVF_ERROR_INVALID, "model: is NULL");
         }
         return new kvf_engine{ { model, params, chat_template } };
+    });
+}
+
+bool kvf_engine_set_lora(kvf_engine * engine, llama_adapter_lora * lora, float scale) {
+    return guarded(false, [&] {
+        engine->engine.set_lora(lora, scale);
+        return true;
     });
 }
 
@@ -141,12 +155,11 @@ int32_t kvf_poll(kvf_engine * engine, kvf_event * events, size_t n_max, int32_t 
 }
 
 char * kvf_chat_render(const kvf_engine * engine, const char * request) {
-    return guarded<char *>(nullptr, [&] {
-        const std::string json   = engine->engine.chat_template().render(request);
-        char *            result = new char[json.size() + 1];
-        std::memcpy(result, json.c_str(), json.size() + 1);
-        return result;
-    });
+    return guarded<char *>(nullptr, [&] { return copied(engine->engine.chat_template().render(request)); });
+}
+
+char * kvf_chat_capabilities(const llama_model * model, const char * chat_template) {
+    return guarded<char *>(nullptr, [&] { return copied(kvf::ChatTemplate(model, chat_template).capabilities()); });
 }
 
 void kvf_string_free(char * string) {

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         KVForkError,
         ModelLoadError,
         NativeLibraryError,
+        ProcessForkedError,
     )
     from langgraph_kvfork.events import Done, Event, Logprob, PrefillProgress, Token, Usage
     from langgraph_kvfork.fork_node import ForkNode
@@ -59,6 +60,7 @@ __all__ = [
     "NativeLibraryError",
     "PrefillNode",
     "PrefillProgress",
+    "ProcessForkedError",
     "RenderedPrompt",
     "Request",
     "Token",

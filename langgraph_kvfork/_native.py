@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from langgraph_kvfork.errors import NativeLibraryError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 DEFAULT_SEED = 0xFFFFFFFF
@@ -223,6 +223,7 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
             engine,
             [ctypes.c_void_p, llama.llama_context_params, ctypes.c_char_p],
         ),
+        "kvf_engine_set_lora": (ctypes.c_bool, [engine, ctypes.c_void_p, ctypes.c_float]),
         "kvf_engine_close": (None, [engine]),
         "kvf_engine_free": (None, [engine]),
         "kvf_engine_clear": (ctypes.c_bool, [engine]),
@@ -237,6 +238,7 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
         ),
         # not c_char_p, which would lose the address that kvf_string_free needs
         "kvf_chat_render": (ctypes.c_void_p, [engine, ctypes.c_char_p]),
+        "kvf_chat_capabilities": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]),
         "kvf_string_free": (None, [ctypes.c_void_p]),
     }
     for name, (result, arguments) in functions.items():

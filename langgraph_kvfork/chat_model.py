@@ -83,8 +83,9 @@ class ChatKVFork(BaseChatModel):
     """Threads for batches of one token; None: one per available core (half of more than four)."""
     n_threads_batch: int | None = None
     """Threads for larger batches; None: as `n_threads`."""
-    n_seq_max: int = 64
-    """Most running branches and snapshots at a time, 1 to 256; further branches wait in line."""
+    n_seq_max: int | None = None
+    """Most running branches and snapshots at a time, 1 to 256; further branches wait in line. None:
+    64; 16 for recurrent and hybrid models, which keep a whole state per sequence."""
     n_gpu_layers: int = 0
     """Layers to put on the GPU; -1: all."""
     split_mode: int | None = None
@@ -126,7 +127,11 @@ class ChatKVFork(BaseChatModel):
     yarn_orig_ctx: int | None = None
     """YaRN original context size, in tokens."""
     chat_template: str | None = None
-    """Jinja source that replaces the model's own chat template."""
+    """Jinja source that replaces the model's own chat template; or "chatml"."""
+    lora_path: str | None = None
+    """Path of a LoRA adapter for the model, a GGUF file."""
+    lora_scale: float = 1.0
+    """The adapter's weight; 0: as if there were none."""
 
     # what to generate
     temperature: float = 0.8

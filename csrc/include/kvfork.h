@@ -18,7 +18,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 1
+#define KVF_ABI_VERSION 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -150,11 +150,15 @@ KVF_API enum kvf_error kvf_last_error_kind(void);
 KVF_API void kvf_set_log_level(int32_t level);
 
 // Takes the model (which must outlive the engine) but does not own it. kv_unified is set in any case.
-// chat_template: Jinja source that replaces the model's own; NULL: the model's own.
-// Returns NULL on failure.
+// chat_template: Jinja source that replaces the model's own, or "chatml"; NULL: the model's own.
+// Returns NULL on failure; what llama.cpp's log says meanwhile tells more.
 KVF_API kvf_engine * kvf_engine_create(const struct llama_model *  model,
                                        struct llama_context_params params,
                                        const char *                chat_template);
+
+// Applies an adapter of the engine's model, with this weight, to all that is submitted from now on. Call it while
+// nothing runs. Returns false on failure.
+KVF_API bool kvf_engine_set_lora(kvf_engine * engine, struct llama_adapter_lora * lora, float scale);
 
 // Stops the thread (a running llama_decode is aborted), ends every branch with KVF_ERROR_CLOSED and makes kvf_poll
 // return -1 once the last event is taken. Idempotent.
@@ -194,7 +198,13 @@ KVF_API int32_t kvf_poll(kvf_engine * engine, struct kvf_event * events, size_t 
 // Returns JSON with "prompt" (text; tokenize it with special tokens parsed and added), "grammar", "grammar_lazy" and
 // "stop", to be freed with kvf_string_free; NULL on failure.
 KVF_API char * kvf_chat_render(const kvf_engine * engine, const char * request);
-KVF_API void   kvf_string_free(char * string);
+
+// What a model's chat template (or chat_template, as for kvf_engine_create) knows: JSON, an object of booleans under
+// the names of llama-common's capabilities and "supports_thinking", to be freed with kvf_string_free; NULL on failure.
+// The model may have been loaded with vocab_only.
+KVF_API char * kvf_chat_capabilities(const struct llama_model * model, const char * chat_template);
+
+KVF_API void kvf_string_free(char * string);
 
 #ifdef __cplusplus
 }

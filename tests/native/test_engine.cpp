@@ -111,6 +111,21 @@ static void test_bad_engines_are_refused(const Model & model) {
     CHECK(std::strstr(kvf_last_error(), "chat_template: does not parse: Unexpected token"));
 }
 
+static void test_what_a_template_knows(const Model & model) {
+    const auto knows = [&](const char * source, const char * what) {
+        char *     json  = kvf_chat_capabilities(model.model.get(), source);
+        const bool found = json && std::strstr(json, what);
+        kvf_string_free(json);
+        return found;
+    };
+    CHECK(knows("chatml", "\"supports_tools\":false"));
+    CHECK(knows("chatml", "\"supports_thinking\":false"));
+    CHECK(knows("{% for tool in tools %}{{ tool.function.name }}{% endfor %}{{ messages[0].content }}",
+                "\"supports_tools\":true"));
+    CHECK(!knows("{% if %}", ""));
+    CHECK(std::strstr(kvf_last_error(), "chat_template"));
+}
+
 static void test_cancelled_within_one_step(const Model & model) {
     const EnginePtr     engine  = make_engine(model, 4096, 64, 4);
     const Tokens        prompt  = { 1, 2, 3 };
@@ -264,6 +279,7 @@ int main(int argc, char ** argv) {
     CHECK(kvf_abi_version() == KVF_ABI_VERSION);
     test_bad_requests_are_refused_by_name(model);
     test_bad_engines_are_refused(model);
+    test_what_a_template_knows(model);
     test_cancelled_within_one_step(model);
     test_closing_ends_every_branch(model);
     test_soak(model, argc == 3 ? static_cast<uint32_t>(std::atoi(argv[2])) : 10000);
