@@ -4,6 +4,7 @@
 #include "error.h"
 #include "sampler.h"
 
+#include <algorithm>
 #include <future>
 #include <string>
 
@@ -27,6 +28,7 @@ llama_context * make_context(const llama_model * model, llama_context_params par
                                            std::to_string(llama_max_parallel_sequences()));
     }
     params.kv_unified          = true; // a fork shares cells only within one buffer
+    params.n_outputs_max       = std::max(params.n_batch, params.n_seq_max); // with less than the latter it aborts
     params.embeddings          = false;
     params.abort_callback      = [](void * data) { return static_cast<std::atomic<bool> *>(data)->load(); };
     params.abort_callback_data = &closing;
