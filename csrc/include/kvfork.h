@@ -48,7 +48,7 @@ enum kvf_finish {
 };
 
 enum kvf_event_type {
-    KVF_EVENT_PREFILL = 0, // some of the prompt was computed: n_done of n_prompt tokens are in the cache
+    KVF_EVENT_PREFILL = 0, // some of the prompt was computed, here or by whom it waits for: n_done tokens are cached
     KVF_EVENT_TOKEN   = 1, // one token was generated; its text may come with a later one
     KVF_EVENT_DONE    = 2, // the last event of a branch
 };
