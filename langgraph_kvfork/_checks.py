@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Iterable
 
@@ -56,6 +57,19 @@ def check_integer(
 def is_c_text(value: object) -> bool:
     """Return whether it is text that C can hold: without NUL characters."""
     return isinstance(value, str) and "\0" not in value
+
+
+def is_json_object(value: object) -> bool:
+    """Return whether it is a dict with names for keys that JSON can hold."""
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        return False
+    if not value:
+        return True
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def refuse_unknown(names: Iterable[str], known: Iterable[str], owner: str) -> None:

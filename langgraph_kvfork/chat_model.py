@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -18,14 +18,18 @@ from langchain_core.outputs import (
     ChatGenerationChunk,
     ChatResult,
 )
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from langgraph_kvfork._answer import PROVIDER, Answer
-from langgraph_kvfork._checks import check_number, refuse_unknown, require
+from langgraph_kvfork._checks import check_number, is_json_object, refuse_unknown, require
+from langgraph_kvfork._heartbeat import heartbeat
 from langgraph_kvfork._hub import download
 from langgraph_kvfork._messages import to_openai
+from langgraph_kvfork._profile import model_profile
 from langgraph_kvfork._smollm2 import FILE, smollm2_path
+from langgraph_kvfork._token_count import count_tokens
 from langgraph_kvfork.engine import Engine
 from langgraph_kvfork.engine_params import EngineParams
 from langgraph_kvfork.errors import InvalidRequestError
@@ -35,7 +39,7 @@ from langgraph_kvfork.request import Request
 _ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams))
 # what a call may override: all of a request, in the chat model's terms
 _REQUEST_FIELDS = tuple(field.name for field in fields(Request))
-_CALL_FIELDS = (*_REQUEST_FIELDS, "top_logprobs", "timeout")
+_CALL_FIELDS = (*_REQUEST_FIELDS, "top_logprobs", "chat_template_kwargs", "timeout")
 _NOT_COMPUTED = Usage(0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
 
 
@@ -133,6 +137,10 @@ class ChatKVFork(BaseChatModel):
     lora_scale: float = 1.0
     """The adapter's weight; 0: as if there were none."""
 
+    # what the chat template is told
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables for the chat template, as JSON has them; a call's come on top."""
+
     # what to generate
     temperature: float = 0.8
     """Randomness; 0: greedy, always the most likely token."""
@@ -192,9 +200,20 @@ class ChatKVFork(BaseChatModel):
     def _check_ranges(self) -> Self:
         self._request({})
         self._timeout({})
+        self._template_options({})
         # the path of the default model is looked up when it is needed
         self._engine_params(self.model_path or FILE)
+        if self.__dict__.get("profile") is None:
+            # now nobody finds it, so __getattr__ is asked: making a model must not read its file
+            self.__dict__.pop("profile", None)
         return self
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "profile":
+                return model_profile(self._engine_params())
+            return super().__getattr__(name)
 
     @classmethod
     def from_pretrained(
@@ -291,16 +310,20 @@ class ChatKVFork(BaseChatModel):
     ) -> int:
         """Count the tokens of the prompt that these messages make.
 
+        An excerpt that the chat template would refuse, such as one that begins with an answer, is
+        counted message by message.
+
         Args:
             messages: The messages.
-            tools: Must be empty; this model does not take tools yet.
+            tools: Tools that the prompt tells of, in any form that LangChain takes.
 
         Raises:
-            InvalidRequestError: `tools` are given.
+            InvalidRequestError: A message is not text of a chat.
         """
-        require(not tools, "tools", tools, "leave it out, this model does not take tools yet")
-        engine = self.engine
-        return len(engine.tokenize(engine.render(to_openai(messages)).text))
+        options = self._template_options({})
+        if tools:
+            options["tools"] = [convert_to_openai_tool(tool) for tool in tools]
+        return count_tokens(self.engine, messages, **options)
 
     #
     # what LangChain calls
@@ -335,11 +358,13 @@ class ChatKVFork(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         request, timeout = self._call(stop, kwargs)
         engine = self.engine
-        rendered = engine.render(to_openai(messages))
+        rendered = engine.render(to_openai(messages), **self._template_options(kwargs))
         request = replace(request, stop=[*request.stop, *rendered.stop])
         answer = Answer(engine, self._model_name, shared=request.share_prefix)
+        beat = heartbeat()
         with engine.generate(rendered.text, request, timeout=timeout) as branch:
             for event in branch:
+                beat()
                 chunk = answer.chunk(event)
                 if chunk is not None:
                     yield chunk
@@ -353,11 +378,13 @@ class ChatKVFork(BaseChatModel):
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         request, timeout = self._call(stop, kwargs)
         engine = await Engine.aget(self._engine_params())
-        rendered = engine.render(to_openai(messages))
+        rendered = engine.render(to_openai(messages), **self._template_options(kwargs))
         request = replace(request, stop=[*request.stop, *rendered.stop])
         answer = Answer(engine, self._model_name, shared=request.share_prefix)
+        beat = heartbeat()
         async with engine.agenerate(rendered.text, request, timeout=timeout) as branch:
             async for event in branch:
+                beat()
                 chunk = answer.chunk(event)
                 if chunk is not None:
                     yield chunk
@@ -369,7 +396,7 @@ class ChatKVFork(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # also the key of LangChain's response cache: all that an answer depends on
-        names = (*_ENGINE_FIELDS, *_REQUEST_FIELDS, "top_logprobs")
+        names = (*_ENGINE_FIELDS, *_REQUEST_FIELDS, "top_logprobs", "chat_template_kwargs")
         return {"model_name": self._model_name, **{name: getattr(self, name) for name in names}}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -393,7 +420,8 @@ class ChatKVFork(BaseChatModel):
 
     def _prefix(self, engine: Engine, messages: LanguageModelInput) -> str:
         converted = self._convert_input(messages).to_messages()
-        return engine.render(to_openai(converted), add_generation_prompt=False).text
+        options = self._template_options({})
+        return engine.render(to_openai(converted), add_generation_prompt=False, **options).text
 
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> tuple[Request, float | None]:
         """Return what a call asks for, and its time limit in seconds."""
@@ -410,6 +438,15 @@ class ChatKVFork(BaseChatModel):
         refuse_unknown(options, _CALL_FIELDS, f"A call of {type(self).__name__}")
         options["stop"] = list(dict.fromkeys([*self.stop, *more]))
         return self._request(options), self._timeout(options)
+
+    def _template_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return what `Engine.render` has to know besides the messages."""
+        given = options.get("chat_template_kwargs") or {}
+        remedy = "give a dict from names in the template to values that JSON can hold"
+        require(isinstance(given, dict), "chat_template_kwargs", given, remedy)
+        variables = {**self.chat_template_kwargs, **given}
+        require(is_json_object(variables), "chat_template_kwargs", variables, remedy)
+        return {"chat_template_kwargs": variables} if variables else {}
 
     def _timeout(self, options: dict[str, Any]) -> float | None:
         timeout: float | None = options.get("timeout", self.timeout)
