@@ -3,6 +3,8 @@
 #include "error.h"
 #include "json.h"
 
+#include <cstring>
+
 namespace kvf {
 
 namespace {
@@ -29,6 +31,17 @@ common_chat_templates_inputs parse(const common_json & request) {
     inputs.add_generation_prompt = request.value("add_generation_prompt", true);
     inputs.enable_thinking       = request.value("enable_thinking", true);
     return inputs;
+}
+
+// what the template, or else Jinja, says; llama-common reports at length where
+std::string reason(const std::string & report) {
+    for (const char * before : { "Jinja Exception: ", "\nError: " }) {
+        const size_t pos = report.rfind(before);
+        if (pos != std::string::npos) {
+            return report.substr(pos + std::strlen(before));
+        }
+    }
+    return report;
 }
 
 } // namespace
@@ -64,7 +77,8 @@ std::string ChatTemplate::render(const std::string & request) const {
         result["stop"]         = params.additional_stops;
         return result.dump();
     } catch (const std::exception & e) {
-        throw Error(KVF_ERROR_INVALID, std::string("messages: the chat template refuses them: ") + e.what());
+        throw Error(KVF_ERROR_INVALID, "messages: the chat template refuses them: " + reason(e.what()) +
+                                           "; give roles and an order that it knows, or another chat_template");
     }
 }
 

@@ -62,7 +62,9 @@ Engine::~Engine() {
 
 kvf_branch_id Engine::submit(const kvf_request & request) {
     if (request.n_tokens == 0) {
-        throw Error(KVF_ERROR_INVALID, "tokens: the prompt is empty; it needs one token at least");
+        throw Error(
+            KVF_ERROR_INVALID,
+            "tokens: the prompt is empty (a chat template may make nothing of messages); it needs one token at least");
     }
     if (request.n_predict < -1) {
         throw Error(KVF_ERROR_INVALID, "n_predict = " + std::to_string(request.n_predict) +

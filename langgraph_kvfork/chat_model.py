@@ -357,8 +357,9 @@ class ChatKVFork(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         request, timeout = self._call(stop, kwargs)
+        options = self._template_options(kwargs)
         engine = self.engine
-        rendered = engine.render(to_openai(messages), **self._template_options(kwargs))
+        rendered = engine.render(to_openai(messages), **options)
         request = replace(request, stop=[*request.stop, *rendered.stop])
         answer = Answer(engine, self._model_name, shared=request.share_prefix)
         beat = heartbeat()
@@ -377,8 +378,9 @@ class ChatKVFork(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         request, timeout = self._call(stop, kwargs)
+        options = self._template_options(kwargs)
         engine = await Engine.aget(self._engine_params())
-        rendered = engine.render(to_openai(messages), **self._template_options(kwargs))
+        rendered = engine.render(to_openai(messages), **options)
         request = replace(request, stop=[*request.stop, *rendered.stop])
         answer = Answer(engine, self._model_name, shared=request.share_prefix)
         beat = heartbeat()

@@ -440,12 +440,11 @@ class Engine:
         error = self._last_error()
         if handle:
             kvf.kvf_engine_free(handle)
+        failed = f"model_path={params.model_path!r} cannot be run: {error}"
         if isinstance(error, InvalidRequestError):
-            raise error
+            raise InvalidRequestError(failed)
         meant = "" if params.n_ctx else " (n_ctx=0 means the model's training context)"
-        raise ModelLoadError(
-            f"model_path={params.model_path!r} cannot be run: {error}{meant}. {in_words(errors)}"
-        )
+        raise ModelLoadError(f"{failed}{meant}. {in_words(errors)}")
 
     def _last_error(self) -> Exception:
         # the library keeps it per thread, and this thread has just failed

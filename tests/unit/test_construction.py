@@ -84,6 +84,10 @@ def test_an_unknown_argument_is_refused_by_name():
         ("top_logprobs", 3),
         ("timeout", -1),
         ("logit_bias", {-1: 1.0}),
+        ("lora_path", ""),
+        ("lora_scale", float("inf")),
+        ("chat_template", "llama-2"),
+        ("chat_template_kwargs", {"date": object()}),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(argument, value):
@@ -119,6 +123,8 @@ def test_standard_parameters_are_accepted():
         ({"logprobs": 3}, "top_logprobs"),
         ({"tools": []}, "'tools'"),
         ({"timeout": "soon"}, "timeout='soon'"),
+        ({"chat_template_kwargs": ["x"]}, "chat_template_kwargs"),
+        ({"lora_scale": 0.5}, "lora_scale cannot change"),
     ],
 )
 def test_a_wrong_override_is_refused_before_the_engine_is_touched(kwargs, message):
