@@ -78,7 +78,7 @@ def refuse_unknown(names: Iterable[str], known: Iterable[str], owner: str) -> No
     Raises:
         InvalidRequestError: One of `names` is not in `known`; the message offers the closest ones.
     """
-    known = set(known)
+    known = known if isinstance(known, frozenset) else frozenset(known)
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3)

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,35 @@ _ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams))
 # what a call may override: all of a request, in the chat model's terms
 _REQUEST_FIELDS = tuple(field.name for field in fields(Request))
 _CALL_FIELDS = (*_REQUEST_FIELDS, "top_logprobs", "chat_template_kwargs", "timeout")
+_CHECKED_FIELDS = frozenset({*_ENGINE_FIELDS, *_CALL_FIELDS})
 _NOT_COMPUTED = Usage(0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
+
+_good: set[tuple[Any, ...]] = set()
+"""What was given to models whose values were all in their ranges."""
+
+
+@cache
+def _known_names(cls: type[BaseChatModel]) -> frozenset[str]:
+    return frozenset({*cls.model_fields, "stop_sequences"})
+
+
+def _key(model: BaseChatModel) -> tuple[Any, ...] | None:
+    """Return all that a model was given to check; None if it cannot be remembered."""
+    values = model.__dict__
+    given = [(name, values.get(name)) for name in model.model_fields_set & _CHECKED_FIELDS]
+    key = (type(model), *((n, tuple(v)) if type(v) is list else (n, v) for n, v in given))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _remember(key: tuple[Any, ...] | None) -> None:
+    if key is not None:
+        if len(_good) >= 1024:
+            _good.clear()
+        _good.add(key)
 
 
 class ChatKVFork(BaseChatModel):
@@ -193,18 +222,26 @@ class ChatKVFork(BaseChatModel):
     @classmethod
     def _refuse_unknown_names(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            refuse_unknown(values, {*cls.model_fields, "stop_sequences"}, cls.__name__)
+            refuse_unknown(values, _known_names(cls), cls.__name__)
         return values
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
-        self._request({})
-        self._timeout({})
-        self._template_options({})
-        # the path of the default model is looked up when it is needed
-        self._engine_params(self.model_path or FILE)
+        # what was found good once is good again: graphs and tests make models by the thousand
+        key = _key(self)
+        if key is None or key not in _good:
+            self._request({})
+            self._timeout({})
+            self._template_options({})
+            # the path of the default model is looked up when it is needed
+            self._engine_params(self.model_path or FILE)
+            _remember(key)
+        return self
+
+    @model_validator(mode="after")
+    def _leave_profile_open(self) -> Self:
+        # where it is not found, __getattr__ is asked: making a model must not read its file
         if self.__dict__.get("profile") is None:
-            # now nobody finds it, so __getattr__ is asked: making a model must not read its file
             self.__dict__.pop("profile", None)
         return self
 
