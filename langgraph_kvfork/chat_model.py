@@ -436,7 +436,9 @@ class ChatKVFork(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         # also the key of LangChain's response cache: all that an answer depends on
         names = (*_ENGINE_FIELDS, *_REQUEST_FIELDS, "top_logprobs", "chat_template_kwargs")
-        return {"model_name": self._model_name, **{name: getattr(self, name) for name in names}}
+        params = {name: getattr(self, name) for name in names}
+        # LangChain overwrites "stop" with the call's
+        return {"model_name": self._model_name, **params, "stop_sequences": self.stop}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_archs import WRITER
 
-from langgraph_kvfork import _native
+from langgraph_kvfork import ChatKVFork, _native
 from langgraph_kvfork._model_file import load_model
 from langgraph_kvfork.engine_params import EngineParams, context_params
 
@@ -38,6 +39,20 @@ def test_models_that_keep_a_state_per_sequence_get_fewer_sequences(
         assert found.n_ctx == native.llama.llama_model_n_ctx_train(model) > 0
     finally:
         native.llama.llama_model_free(model)
+
+
+async def test_several_models_run_in_one_process(models: Path) -> None:
+    llms = {
+        path.stem: ChatKVFork(model_path=str(path), n_ctx=256, max_tokens=4, ignore_eos=True)
+        for path in models.glob("*.gguf")
+    }
+    assert len({id(llm.engine) for llm in llms.values()}) == len(llms) == 4
+    for _ in range(3):
+        answers = await asyncio.gather(*(llm.ainvoke("Who are you?") for llm in llms.values()))
+        assert {answer.usage_metadata["output_tokens"] for answer in answers} == {4}
+        assert [a.response_metadata["model_name"] for a in answers] == list(llms)
+    for llm in llms.values():
+        llm.engine.close()
 
 
 PROGRAM = """
