@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable
 
+from langgraph_kvfork._other_names import OTHER_NAMES
 from langgraph_kvfork.errors import InvalidRequestError
 
 
@@ -76,11 +77,17 @@ def refuse_unknown(names: Iterable[str], known: Iterable[str], owner: str) -> No
     """Refuse argument names that nobody would read.
 
     Raises:
-        InvalidRequestError: One of `names` is not in `known`; the message offers the closest ones.
+        InvalidRequestError: One of `names` is not in `known`; the message says what it is here, if
+            it is another model's, or offers the closest ones.
     """
     known = known if isinstance(known, frozenset) else frozenset(known)
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f" Did you mean {' or '.join(close)}?" if close else ""
-            raise InvalidRequestError(f"{owner} has no argument {name!r}.{hint}")
+            raise InvalidRequestError(f"{owner} has no argument {name!r}{_hint(name, known)}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    if name in OTHER_NAMES:
+        return f": {OTHER_NAMES[name]}."
+    close = difflib.get_close_matches(name, known, n=3)
+    return f". Did you mean {' or '.join(close)}?" if close else "."
