@@ -2,6 +2,7 @@
 
 #include "context_memory.h"
 #include "error.h"
+#include "ggml-cpu-fan-out.h"
 #include "sampler.h"
 
 #include <algorithm>
@@ -32,6 +33,10 @@ llama_context * make_context(const llama_model * model, llama_context_params par
     params.embeddings          = false;
     params.abort_callback      = [](void * data) { return static_cast<std::atomic<bool> *>(data)->load(); };
     params.abort_callback_data = &closing;
+
+    // for the whole process, and not while something is computed: once, before the first engine has a thread
+    static const bool fan_out_attn = (ggml_cpu_set_fan_out_attn(true), true);
+    (void)fan_out_attn;
 
     llama_context * ctx = llama_init_from_model(const_cast<llama_model *>(model), params);
     if (!ctx) {
