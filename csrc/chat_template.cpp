@@ -8,6 +8,8 @@
 #include "json-schema-to-grammar.h"
 #include "json.h"
 
+#include <cstring>
+
 namespace kvf {
 
 namespace {
@@ -77,6 +79,17 @@ common_chat_params render_schema(const common_chat_templates * templates, common
     return params;
 }
 
+// what the template, or else Jinja, says; llama-common reports at length where
+std::string reason(const std::string & report) {
+    for (const char * before : { "Jinja Exception: ", "\nError: " }) {
+        const size_t pos = report.rfind(before);
+        if (pos != std::string::npos) {
+            return report.substr(pos + std::strlen(before));
+        }
+    }
+    return report;
+}
+
 } // namespace
 
 ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
@@ -110,6 +123,15 @@ const common_chat_templates * ChatTemplate::for_request(const common_chat_templa
     return templates_.get();
 }
 
+std::string ChatTemplate::capabilities() const {
+    common_json result = common_json::object();
+    for (const auto & [name, supported] : common_chat_templates_get_caps(templates_.get())) {
+        result[name] = supported;
+    }
+    result["supports_thinking"] = common_chat_templates_support_enable_thinking(templates_.get());
+    return result.dump();
+}
+
 std::string ChatTemplate::render(const std::string & request) const {
     try {
         const common_json             json      = common_json::parse(request);
@@ -138,7 +160,8 @@ std::string ChatTemplate::render(const std::string & request) const {
         result["format"]   = format.to_json();
         return result.dump();
     } catch (const std::exception & e) {
-        throw Error(KVF_ERROR_INVALID, std::string("messages: the chat template refuses them: ") + e.what());
+        throw Error(KVF_ERROR_INVALID, "messages: the chat template refuses them: " + reason(e.what()) +
+                                           "; give roles and an order that it knows, or another chat_template");
     }
 }
 

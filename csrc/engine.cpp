@@ -1,8 +1,11 @@
 #include "engine.h"
 
+#include "context_memory.h"
 #include "error.h"
+#include "ggml-cpu-fan-out.h"
 #include "sampler.h"
 
+#include <algorithm>
 #include <future>
 #include <string>
 
@@ -26,13 +29,18 @@ llama_context * make_context(const llama_model * model, llama_context_params par
                                            std::to_string(llama_max_parallel_sequences()));
     }
     params.kv_unified          = true; // a fork shares cells only within one buffer
+    params.n_outputs_max       = std::max(params.n_batch, params.n_seq_max); // with less than the latter it aborts
     params.embeddings          = false;
     params.abort_callback      = [](void * data) { return static_cast<std::atomic<bool> *>(data)->load(); };
     params.abort_callback_data = &closing;
 
+    // for the whole process, and not while something is computed: once, before the first engine has a thread
+    static const bool fan_out_attn = (ggml_cpu_set_fan_out_attn(true), true);
+    (void)fan_out_attn;
+
     llama_context * ctx = llama_init_from_model(const_cast<llama_model *>(model), params);
     if (!ctx) {
-        throw Error(KVF_ERROR_INTERNAL, "llama_init_from_model failed: see the log; a smaller n_ctx needs less memory");
+        throw Error(KVF_ERROR_INTERNAL, "the context cannot be created: " + describe_need(model, params));
     }
     if (!llama_get_memory(ctx)) {
         llama_free(ctx);
@@ -58,7 +66,9 @@ Engine::~Engine() {
 
 kvf_branch_id Engine::submit(const kvf_request & request) {
     if (request.n_tokens == 0) {
-        throw Error(KVF_ERROR_INVALID, "tokens: the prompt is empty; it needs one token at least");
+        throw Error(
+            KVF_ERROR_INVALID,
+            "tokens: the prompt is empty (a chat template may make nothing of messages); it needs one token at least");
     }
     if (request.n_predict < -1) {
         throw Error(KVF_ERROR_INVALID, "n_predict = " + std::to_string(request.n_predict) +
@@ -126,6 +136,19 @@ void Engine::clear() {
     });
     done.reset();
     waiting.get();
+}
+
+void Engine::set_lora(llama_adapter_lora * lora, float scale) {
+    if (llama_adapter_get_alora_n_invocation_tokens(lora) > 0) {
+        throw Error(KVF_ERROR_INVALID,
+                    "lora: is an activated LoRA, which holds from an invocation on only; use a plain LoRA");
+    }
+    post([=](Scheduler & scheduler, std::vector<Event> &) {
+        llama_adapter_lora * loras[]  = { lora };
+        float                scales[] = { scale };
+        llama_set_adapters_lora(ctx_.get(), loras, 1, scales);
+        scheduler.clear(); // computed with other weights
+    });
 }
 
 void Engine::close() {

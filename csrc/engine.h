@@ -23,6 +23,7 @@ class Engine {
     kvf_branch_id fork(kvf_branch_id branch, uint32_t seed);
     void          cancel(kvf_branch_id branch);
     void          clear();
+    void          set_lora(llama_adapter_lora * lora, float scale);
     void          close();
     kvf_stats     stats() const;
     int32_t       poll(kvf_event * out, size_t n_max, int32_t timeout_ms);

@@ -103,6 +103,13 @@ kvf_engine * kvf_engine_create(const llama_model * model, llama_context_params p
     });
 }
 
+bool kvf_engine_set_lora(kvf_engine * engine, llama_adapter_lora * lora, float scale) {
+    return guarded(false, [&] {
+        engine->engine.set_lora(lora, scale);
+        return true;
+    });
+}
+
 void kvf_engine_close(kvf_engine * engine) {
     guarded(0, [&] {
         engine->engine.close();
@@ -174,6 +181,10 @@ void kvf_chat_free(kvf_chat * chat) {
 
 char * kvf_chat_render(const kvf_chat * chat, const char * request) {
     return guarded<char *>(nullptr, [&] { return copy_string(chat->chat_template.render(request)); });
+}
+
+char * kvf_chat_capabilities(const kvf_chat * chat) {
+    return guarded<char *>(nullptr, [&] { return copy_string(chat->chat_template.capabilities()); });
 }
 
 void kvf_string_free(char * string) {

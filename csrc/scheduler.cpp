@@ -18,6 +18,12 @@ Event make_event(kvf_event_type type, const Branch & branch) {
     return event;
 }
 
+Event make_progress(const Branch & branch, size_t n_done) {
+    Event event       = make_event(KVF_EVENT_PREFILL, branch);
+    event.head.n_done = static_cast<uint32_t>(n_done);
+    return event;
+}
+
 Event make_failure(const Branch & branch, kvf_error error, const std::string & message) {
     Event event       = make_event(KVF_EVENT_DONE, branch);
     event.head.finish = KVF_FINISH_ERROR;
@@ -156,14 +162,22 @@ void Scheduler::step(std::vector<Event> & out) {
     for (const Rows & r : rows) {
         Branch & branch = *r.branch;
         if (branch.usage.n_generated == 0) {
-            Event event       = make_event(KVF_EVENT_PREFILL, branch);
-            event.head.n_done = static_cast<uint32_t>(branch.n_cached);
-            out.push_back(std::move(event));
+            out.push_back(make_progress(branch, branch.n_cached));
+            tell_waiters(branch, out);
         }
         if (r.i_logits >= 0) {
             sample(branch, r.i_logits, out);
         } else if (r.is_last) {
             finish(branch, KVF_FINISH_PREFILLED, out);
+        }
+    }
+}
+
+// Those who wait for a branch's prefix hear of it too: it is their prompt that is being computed.
+void Scheduler::tell_waiters(const Branch & owner, std::vector<Event> & out) {
+    for (const auto & [id, branch] : branches_) {
+        if (branch->awaited == owner.id && branch->usage.n_generated == 0) {
+            out.push_back(make_progress(*branch, std::min(branch->n_awaited, owner.n_cached)));
         }
     }
 }

@@ -67,6 +67,7 @@ class Scheduler {
         int32_t  i_logits; // row of the batch whose logits the next token is sampled from, -1: none
     };
 
+    void              tell_waiters(const Branch & owner, std::vector<Event> & out);
     void              admit(std::vector<Event> & out);
     bool              start(Branch & branch, const Prefix & prefix);
     void              keep_fork_point(llama_seq_id src, size_t n);

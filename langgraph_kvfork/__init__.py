@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         KVForkError,
         ModelLoadError,
         NativeLibraryError,
+        ProcessForkedError,
         StructuredOutputError,
     )
     from langgraph_kvfork.events import Done, Event, Logprob, PrefillProgress, Token, Usage
@@ -60,6 +61,7 @@ __all__ = [
     "NativeLibraryError",
     "PrefillNode",
     "PrefillProgress",
+    "ProcessForkedError",
     "RenderedPrompt",
     "Request",
     "StructuredOutputError",

@@ -26,6 +26,7 @@ class Call:
         tools: What the model may call, or must.
         json_schema: What the answer must match; None: nothing.
         reasoning: Whether a model that can think does.
+        template_variables: What the chat template is given by name.
 
     Raises:
         InvalidRequestError: It asks for things that exclude each other.
@@ -36,6 +37,7 @@ class Call:
     tools: Tools
     json_schema: dict[str, Any] | None
     reasoning: bool
+    template_variables: dict[str, Any]
 
     def __post_init__(self) -> None:
         asked = {
@@ -50,6 +52,18 @@ class Call:
                 "grammar: leave one out, or make the structured answer a tool of its own."
             )
 
+    def options(self) -> dict[str, Any]:
+        """Return what `Engine.render` has to know besides the messages."""
+        return {**self._options(), **self.tools.options()}
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"enable_thinking": self.reasoning}
+        if self.json_schema is not None:
+            options["json_schema"] = self.json_schema
+        if self.template_variables:
+            options["chat_template_kwargs"] = self.template_variables
+        return options
+
     def render(
         self, engine: Engine, messages: Sequence[BaseMessage], *, prefix: bool = False
     ) -> RenderedPrompt:
@@ -61,16 +75,11 @@ class Call:
             prefix: Leave out what makes the model answer.
         """
         converted = to_openai(messages)
-        options: dict[str, Any] = {"enable_thinking": self.reasoning}
-        if self.json_schema is not None:
-            options["json_schema"] = self.json_schema
-        rendered = engine.render(
-            converted, add_generation_prompt=not prefix, **options, **self.tools.options()
-        )
+        rendered = engine.render(converted, add_generation_prompt=not prefix, **self.options())
         if self.tools.forced is None or prefix:
             return rendered
         # the prompt tells of all tools, so that it begins like the others'; the grammar knows one
-        forced = engine.render(converted, **options, **self.tools.forced_options())
+        forced = engine.render(converted, **self._options(), **self.tools.forced_options())
         return replace(rendered, answer_format=forced.answer_format, grammar=forced.grammar)
 
     def request_for(self, rendered: RenderedPrompt) -> Request:

@@ -34,6 +34,10 @@ class ChatTemplate:
         self._handle = int(handle)
         weakref.finalize(self, kvf.kvf_chat_free, self._handle)
 
+    def capabilities(self) -> dict[str, bool]:
+        """Return what the template knows, by llama-common's names."""
+        return _take_json(self._native, self._native.kvf.kvf_chat_capabilities(self._handle))
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

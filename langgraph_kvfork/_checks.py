@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Iterable
 
+from langgraph_kvfork._other_names import OTHER_NAMES
 from langgraph_kvfork.errors import InvalidRequestError
 
 
@@ -58,15 +60,34 @@ def is_c_text(value: object) -> bool:
     return isinstance(value, str) and "\0" not in value
 
 
+def is_json_object(value: object) -> bool:
+    """Return whether it is a dict with names for keys that JSON can hold."""
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        return False
+    if not value:
+        return True
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def refuse_unknown(names: Iterable[str], known: Iterable[str], owner: str) -> None:
     """Refuse argument names that nobody would read.
 
     Raises:
-        InvalidRequestError: One of `names` is not in `known`; the message offers the closest ones.
+        InvalidRequestError: One of `names` is not in `known`; the message says what it is here, if
+            it is another model's, or offers the closest ones.
     """
-    known = set(known)
+    known = known if isinstance(known, frozenset) else frozenset(known)
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f" Did you mean {' or '.join(close)}?" if close else ""
-            raise InvalidRequestError(f"{owner} has no argument {name!r}.{hint}")
+            raise InvalidRequestError(f"{owner} has no argument {name!r}{_hint(name, known)}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    if name in OTHER_NAMES:
+        return f": {OTHER_NAMES[name]}."
+    close = difflib.get_close_matches(name, known, n=3)
+    return f". Did you mean {' or '.join(close)}?" if close else "."

@@ -222,6 +222,7 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
         "kvf_last_error_kind": (ctypes.c_int, []),
         "kvf_set_log_level": (None, [ctypes.c_int32]),
         "kvf_engine_create": (engine, [ctypes.c_void_p, llama.llama_context_params]),
+        "kvf_engine_set_lora": (ctypes.c_bool, [engine, ctypes.c_void_p, ctypes.c_float]),
         "kvf_engine_close": (None, [engine]),
         "kvf_engine_free": (None, [engine]),
         "kvf_engine_clear": (ctypes.c_bool, [engine]),
@@ -238,6 +239,7 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
         "kvf_chat_free": (None, [chat]),
         # not c_char_p, which would lose the address that kvf_string_free needs
         "kvf_chat_render": (ctypes.c_void_p, [chat, ctypes.c_char_p]),
+        "kvf_chat_capabilities": (ctypes.c_void_p, [chat]),
         "kvf_string_free": (None, [ctypes.c_void_p]),
         "kvf_answer_create": (answer, [ctypes.c_char_p]),
         "kvf_answer_free": (None, [answer]),

@@ -6,8 +6,9 @@ import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -21,12 +22,15 @@ from typing_extensions import Self
 
 from langgraph_kvfork._answer import PROVIDER, Answer
 from langgraph_kvfork._call import Call
-from langgraph_kvfork._checks import check_number, refuse_unknown, require
+from langgraph_kvfork._checks import check_number, is_json_object, refuse_unknown, require
+from langgraph_kvfork._heartbeat import heartbeat
 from langgraph_kvfork._hub import download
 from langgraph_kvfork._messages import to_openai
+from langgraph_kvfork._profile import model_profile
 from langgraph_kvfork._smollm2 import FILE, smollm2_path
 from langgraph_kvfork._structured_output import Schema, schema_of, structured_output
 from langgraph_kvfork._tools import AnyTool, ToolChoice, chosen_tools, openai_tools
+from langgraph_kvfork._token_count import count_tokens
 from langgraph_kvfork.engine import Engine
 from langgraph_kvfork.engine_params import EngineParams
 from langgraph_kvfork.errors import InvalidRequestError
@@ -36,7 +40,13 @@ from langgraph_kvfork.request import Request
 _ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams))
 # what a call may override: all of a request (but for what rendering finds out), and more
 _REQUEST_FIELDS = tuple(field.name for field in fields(Request) if field.name != "answer_format")
-_MODEL_FIELDS = (*_REQUEST_FIELDS, "top_logprobs", "timeout", "reasoning")
+_MODEL_FIELDS = (
+    *_REQUEST_FIELDS,
+    "top_logprobs",
+    "chat_template_kwargs",
+    "timeout",
+    "reasoning",
+)
 _CALL_FIELDS = (
     *_MODEL_FIELDS,
     "tools",
@@ -44,7 +54,35 @@ _CALL_FIELDS = (
     "parallel_tool_calls",
     "response_format",
 )
+_CHECKED_FIELDS = frozenset({*_ENGINE_FIELDS, *_MODEL_FIELDS})
 _NOT_COMPUTED = Usage(0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
+
+_good: set[tuple[Any, ...]] = set()
+"""What was given to models whose values were all in their ranges."""
+
+
+@cache
+def _known_names(cls: type[BaseChatModel]) -> frozenset[str]:
+    return frozenset({*cls.model_fields, "stop_sequences"})
+
+
+def _key(model: BaseChatModel) -> tuple[Any, ...] | None:
+    """Return all that a model was given to check; None if it cannot be remembered."""
+    values = model.__dict__
+    given = [(name, values.get(name)) for name in model.model_fields_set & _CHECKED_FIELDS]
+    key = (type(model), *((n, tuple(v)) if type(v) is list else (n, v) for n, v in given))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _remember(key: tuple[Any, ...] | None) -> None:
+    if key is not None:
+        if len(_good) >= 1024:
+            _good.clear()
+        _good.add(key)
 
 
 class ChatKVFork(BaseChatModel):
@@ -91,8 +129,9 @@ class ChatKVFork(BaseChatModel):
     """Threads for batches of one token; None: one per available core (half of more than four)."""
     n_threads_batch: int | None = None
     """Threads for larger batches; None: as `n_threads`."""
-    n_seq_max: int = 64
-    """Most running branches and snapshots at a time, 1 to 256; further branches wait in line."""
+    n_seq_max: int | None = None
+    """Most running branches and snapshots at a time, 1 to 256; further branches wait in line. None:
+    64; 16 for recurrent and hybrid models, which keep a whole state per sequence."""
     n_gpu_layers: int = 0
     """Layers to put on the GPU; -1: all."""
     split_mode: int | None = None
@@ -134,7 +173,15 @@ class ChatKVFork(BaseChatModel):
     yarn_orig_ctx: int | None = None
     """YaRN original context size, in tokens."""
     chat_template: str | None = None
-    """Jinja source that replaces the model's own chat template."""
+    """Jinja source that replaces the model's own chat template; or "chatml"."""
+    lora_path: str | None = None
+    """Path of a LoRA adapter for the model, a GGUF file."""
+    lora_scale: float = 1.0
+    """The adapter's weight; 0: as if there were none."""
+
+    # what the chat template is told
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables for the chat template, as JSON has them; a call's come on top."""
 
     # what to generate
     temperature: float = 0.8
@@ -193,15 +240,33 @@ class ChatKVFork(BaseChatModel):
     @classmethod
     def _refuse_unknown_names(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            refuse_unknown(values, {*cls.model_fields, "stop_sequences"}, cls.__name__)
+            refuse_unknown(values, _known_names(cls), cls.__name__)
         return values
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
-        self._call(None, {})
-        # the path of the default model is looked up when it is needed
-        self._engine_params(self.model_path or FILE)
+        # what was found good once is good again: graphs and tests make models by the thousand
+        key = _key(self)
+        if key is None or key not in _good:
+            self._call(None, {})
+            # the path of the default model is looked up when it is needed
+            self._engine_params(self.model_path or FILE)
+            _remember(key)
         return self
+
+    @model_validator(mode="after")
+    def _leave_profile_open(self) -> Self:
+        # where it is not found, __getattr__ is asked: making a model must not read its file
+        if self.__dict__.get("profile") is None:
+            self.__dict__.pop("profile", None)
+        return self
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "profile":
+                return model_profile(self._engine_params())
+            return super().__getattr__(name)
 
     @classmethod
     def from_pretrained(
@@ -370,16 +435,18 @@ class ChatKVFork(BaseChatModel):
     ) -> int:
         """Count the tokens of the prompt that these messages make.
 
+        An excerpt that the chat template would refuse, such as one that begins with an answer, is
+        counted message by message.
+
         Args:
             messages: The messages.
-            tools: Must be empty; this model does not take tools yet.
+            tools: Tools that the prompt tells of, in any form that LangChain takes.
 
         Raises:
-            InvalidRequestError: `tools` are given.
+            InvalidRequestError: A message is not text of a chat.
         """
-        require(not tools, "tools", tools, "leave it out, this model does not take tools yet")
-        engine = self.engine
-        return len(engine.tokenize(engine.render(to_openai(messages)).text))
+        call = self._call(None, {"tools": openai_tools(tools)} if tools else {})
+        return count_tokens(self.engine, messages, **call.options())
 
     #
     # what LangChain calls
@@ -417,8 +484,10 @@ class ChatKVFork(BaseChatModel):
         rendered = call.render(engine, messages)
         request = call.request_for(rendered)
         answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
+        beat = heartbeat()
         with engine.generate(rendered.text, request, timeout=call.timeout) as branch:
             for event in branch:
+                beat()
                 yield from answer.chunks(event)
 
     async def _astream(
@@ -433,8 +502,10 @@ class ChatKVFork(BaseChatModel):
         rendered = call.render(engine, messages)
         request = call.request_for(rendered)
         answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
+        beat = heartbeat()
         async with engine.agenerate(rendered.text, request, timeout=call.timeout) as branch:
             async for event in branch:
+                beat()
                 for chunk in answer.chunks(event):
                     yield chunk
 
@@ -445,8 +516,16 @@ class ChatKVFork(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # also the key of LangChain's response cache: all that an answer depends on
-        names = (*_ENGINE_FIELDS, *_REQUEST_FIELDS, "top_logprobs", "reasoning")
-        return {"model_name": self._model_name, **{name: getattr(self, name) for name in names}}
+        names = (
+            *_ENGINE_FIELDS,
+            *_REQUEST_FIELDS,
+            "top_logprobs",
+            "chat_template_kwargs",
+            "reasoning",
+        )
+        params = {name: getattr(self, name) for name in names}
+        # LangChain overwrites "stop" with the call's
+        return {"model_name": self._model_name, **params, "stop_sequences": self.stop}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
@@ -496,7 +575,16 @@ class ChatKVFork(BaseChatModel):
             ),
             json_schema=schema_of(options.get("response_format")),
             reasoning=reasoning,
+            template_variables=self._template_variables(options),
         )
+
+    def _template_variables(self, options: dict[str, Any]) -> dict[str, Any]:
+        given = options.get("chat_template_kwargs") or {}
+        remedy = "give a dict from names in the template to values that JSON can hold"
+        require(isinstance(given, dict), "chat_template_kwargs", given, remedy)
+        variables = {**self.chat_template_kwargs, **given}
+        require(is_json_object(variables), "chat_template_kwargs", variables, remedy)
+        return variables
 
     def _timeout(self, options: dict[str, Any]) -> float | None:
         timeout: float | None = options.get("timeout", self.timeout)

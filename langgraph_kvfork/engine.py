@@ -18,12 +18,17 @@ from typing_extensions import Self
 from langgraph_kvfork import _native
 from langgraph_kvfork._chat_template import AnswerReader, ChatTemplate
 from langgraph_kvfork._dispatcher import Dispatcher, error_of
-from langgraph_kvfork._model_file import load_model
+from langgraph_kvfork._model_file import in_words, llama_log, load_lora, load_model
 from langgraph_kvfork._native_request import native_request
 from langgraph_kvfork._registry import Registry
 from langgraph_kvfork.branch import AsyncBranch, Branch
 from langgraph_kvfork.engine_params import EngineParams, context_params
-from langgraph_kvfork.errors import EngineClosedError, InvalidRequestError, ModelLoadError
+from langgraph_kvfork.errors import (
+    EngineClosedError,
+    InvalidRequestError,
+    ModelLoadError,
+    ProcessForkedError,
+)
 from langgraph_kvfork.events import Done, PrefillProgress, Usage
 from langgraph_kvfork.rendered_prompt import RenderedPrompt
 from langgraph_kvfork.request import Request
@@ -32,6 +37,12 @@ from langgraph_kvfork.stats import EngineStats
 _AnyBranch = TypeVar("_AnyBranch", Branch, AsyncBranch)
 
 _PREFILL_ONLY = Request(max_tokens=0)
+
+_FORKED = (
+    "This process was forked off one that had loaded a model already, whose threads (the engine's "
+    "and OpenMP's) do not exist here: load models only after forking, or start processes by "
+    "another method, for instance multiprocessing.get_context('spawn')."
+)
 
 
 class Engine:
@@ -52,30 +63,31 @@ class Engine:
         NativeLibraryError: The native library cannot be used.
         ModelLoadError: The model cannot be loaded.
         InvalidRequestError: llama.cpp refuses the parameters.
+        ProcessForkedError: The process was forked off one that had made an engine.
     """
 
     def __init__(self, params: EngineParams) -> None:
+        global _used
+        if _forked:
+            raise ProcessForkedError(_FORKED)
+        _used = True
         self.params = params
         # reentrant: a garbage collection inside may cancel a branch, which comes back here
         self._idle = threading.Condition(threading.RLock())
         self._users = 0
         self._closing = False
+        self._forked = False
         self._native = _native.native()
-        llama, kvf = self._native.llama, self._native.kvf
+        llama = self._native.llama
         self._model = load_model(self._native, params)
         self.n_ctx_train = int(llama.llama_model_n_ctx_train(self._model))
         self._vocab = llama.llama_model_get_vocab(self._model)
         try:
             self._chat_template = ChatTemplate(self._native, self._model, params.chat_template)
-            handle = kvf.kvf_engine_create(
-                self._model, context_params(params, llama, n_ctx_train=self.n_ctx_train)
-            )
-            if not handle:
-                raise self._creation_error()
+            self._handle = self._create()
         except BaseException:
             llama.llama_model_free(self._model)
             raise
-        self._handle = int(handle)
         self._dispatcher = Dispatcher(
             self._native, self._handle, f"kvfork {Path(params.model_path).name}"
         )
@@ -384,6 +396,8 @@ class Engine:
     def _use(self) -> Iterator[int]:
         """Keep the engine from being freed while the block uses its handle."""
         with self._idle:
+            if self._forked:
+                raise ProcessForkedError(_FORKED)
             if self._closing:
                 raise EngineClosedError(
                     f"The engine of {self.params.model_path} is closed: "
@@ -401,25 +415,38 @@ class Engine:
             if not self._users:
                 self._idle.notify_all()
 
+    def _create(self) -> int:
+        params, kvf = self.params, self._native.kvf
+        native_params = context_params(params, self._native.llama, self._model)
+        lora = load_lora(self._native, params, self._model)
+        with llama_log(self._native, verbose=params.verbose) as errors:
+            handle = kvf.kvf_engine_create(self._model, native_params)
+        if handle and (lora is None or kvf.kvf_engine_set_lora(handle, lora, params.lora_scale)):
+            return int(handle)
+        error = self._last_error()
+        if handle:
+            kvf.kvf_engine_free(handle)
+        failed = f"model_path={params.model_path!r} cannot be run: {error}"
+        if isinstance(error, InvalidRequestError):
+            raise InvalidRequestError(failed)
+        meant = "" if params.n_ctx else " (n_ctx=0 means the model's training context)"
+        raise ModelLoadError(f"{failed}{meant}. {in_words(errors)}")
+
     def _last_error(self) -> Exception:
         # the library keeps it per thread, and this thread has just failed
         kvf = self._native.kvf
         return error_of(kvf.kvf_last_error_kind(), kvf.kvf_last_error().decode(errors="replace"))
 
-    def _creation_error(self) -> Exception:
-        error = self._last_error()
-        if isinstance(error, InvalidRequestError):
-            return error
-        return ModelLoadError(f"model_path={self.params.model_path!r} cannot be run: {error}")
-
     def _abandon(self) -> None:
         """Forget a parent process's engine, whose threads do not exist in this one."""
         self._idle = threading.Condition(threading.RLock())
-        self._closing = True
+        self._closing = self._forked = True
 
 
 _registry: Registry[EngineParams, Engine] = Registry(Engine)
 _alive: weakref.WeakSet[Engine] = weakref.WeakSet()
+_used = False
+_forked = False
 
 
 @atexit.register
@@ -429,6 +456,8 @@ def _close_all() -> None:
 
 
 def _after_fork_in_child() -> None:
+    global _forked
+    _forked = _used
     _registry.reset()
     for engine in list(_alive):
         engine._abandon()

@@ -27,7 +27,8 @@ class EngineParams:
             `default_threads`).
         n_threads_batch: Threads for larger batches; None: as `n_threads`.
         n_seq_max: Most sequences (running branches and snapshots) at a time, 1 to 256; further
-            branches wait in line.
+            branches wait in line. None: 64; 16 for recurrent and hybrid models, which keep a whole
+            state per sequence.
         n_gpu_layers: Layers to put on the GPU; -1: all.
         split_mode: How to split a model over GPUs (`LLAMA_SPLIT_MODE_*`); None: by layer.
         main_gpu: The GPU that is used where `split_mode` means one.
@@ -48,7 +49,9 @@ class EngineParams:
         yarn_beta_fast: YaRN low correction dimension.
         yarn_beta_slow: YaRN high correction dimension.
         yarn_orig_ctx: YaRN original context size, in tokens.
-        chat_template: Jinja source that replaces the model's own chat template.
+        chat_template: Jinja source that replaces the model's own chat template; or "chatml".
+        lora_path: Path of a LoRA adapter for the model, a GGUF file.
+        lora_scale: The adapter's weight; 0: as if there were none.
         verbose: Send all of llama.cpp's messages to stderr, not only errors. It holds for the whole
             process, the engine built last decides, and it is no part of an engine's identity.
 
@@ -62,7 +65,7 @@ class EngineParams:
     n_ubatch: int = 512
     n_threads: int | None = None
     n_threads_batch: int | None = None
-    n_seq_max: int = 64
+    n_seq_max: int | None = None
     n_gpu_layers: int = 0
     split_mode: int | None = None
     main_gpu: int = 0
@@ -84,6 +87,8 @@ class EngineParams:
     yarn_beta_slow: float | None = None
     yarn_orig_ctx: int | None = None
     chat_template: str | None = None
+    lora_path: str | None = None
+    lora_scale: float = 1.0
     verbose: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -93,10 +98,17 @@ class EngineParams:
             self.model_path,
             "give the path of a GGUF file",
         )
-        # one engine per model, whatever the path it is reached by
-        object.__setattr__(
-            self, "model_path", os.path.realpath(os.path.expanduser(self.model_path))
+        require(
+            self.lora_path is None or (is_c_text(self.lora_path) and bool(self.lora_path)),
+            "lora_path",
+            self.lora_path,
+            "give the path of a LoRA adapter in GGUF form, or None",
         )
+        # one engine per model, whatever the path it is reached by
+        for name in ("model_path", "lora_path"):
+            path = getattr(self, name)
+            if path is not None:
+                object.__setattr__(self, name, os.path.realpath(os.path.expanduser(path)))
         check_integer(
             "n_ctx", self.n_ctx, "give a count of tokens, or 0 for the training context", low=0
         )
@@ -107,7 +119,9 @@ class EngineParams:
             if value is not None:
                 remedy = "give 1 to 512 threads, or None for one per core"
                 check_integer(name, value, remedy, low=1, high=512)
-        check_integer("n_seq_max", self.n_seq_max, "give 1 to 256 sequences", low=1, high=256)
+        if self.n_seq_max is not None:
+            remedy = "give 1 to 256 sequences, or None"
+            check_integer("n_seq_max", self.n_seq_max, remedy, low=1, high=256)
         check_integer("n_gpu_layers", self.n_gpu_layers, "give a count, or -1 for all", low=-1)
         check_integer("main_gpu", self.main_gpu, "give the index of a GPU", low=0)
         for name, high in (
@@ -132,12 +146,19 @@ class EngineParams:
                 check_number(name, value, "give a finite number, or None for the model's own")
         for share in self.tensor_split or ():
             check_number("tensor_split", share, "give numbers from 0 on", low=0)
+        check_number("lora_scale", self.lora_scale, "give a finite number; 0 switches it off")
         require(
-            self.chat_template is None or is_c_text(self.chat_template),
+            self.chat_template is None or _is_template(self.chat_template),
             "chat_template",
             self.chat_template,
-            "give Jinja source without NUL characters",
+            'give the Jinja source of a template (other than "chatml", names are not known), or '
+            "None for the model's own",
         )
+
+
+def _is_template(value: object) -> bool:
+    # text without any Jinja in it would make the same prompt of all messages
+    return is_c_text(value) and (value == "chatml" or "{" in str(value))
 
 
 def default_threads() -> int:
@@ -183,22 +204,23 @@ def model_params(params: EngineParams, llama: ModuleType) -> Any:
     return native
 
 
-def context_params(params: EngineParams, llama: ModuleType, *, n_ctx_train: int) -> Any:
+def context_params(params: EngineParams, llama: ModuleType, model: int) -> Any:
     """Return `struct llama_context_params`.
 
     Args:
         params: Where they come from.
         llama: The bindings of `llama.h`.
-        n_ctx_train: The model's training context, in tokens, which `n_ctx` 0 means.
+        model: The model, which decides what 0 and None mean.
 
     Raises:
         InvalidRequestError: `type_k` or `type_v` names no type.
     """
     native = llama.llama_context_default_params()
-    native.n_ctx = params.n_ctx or n_ctx_train
+    native.n_ctx = params.n_ctx or llama.llama_model_n_ctx_train(model)
     native.n_batch = min(params.n_batch, native.n_ctx)
     native.n_ubatch = min(params.n_ubatch, native.n_batch)
-    native.n_seq_max = params.n_seq_max
+    state_per_sequence = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
+    native.n_seq_max = params.n_seq_max or (16 if state_per_sequence else 64)
     native.n_threads = params.n_threads or default_threads()
     native.n_threads_batch = params.n_threads_batch or native.n_threads
     native.offload_kqv = params.offload_kqv

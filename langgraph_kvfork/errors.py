@@ -82,3 +82,7 @@ class BranchEndedError(KVForkError):
 
 class EngineClosedError(KVForkError):
     """The engine was closed: before this call, or while it waited."""
+
+
+class ProcessForkedError(KVForkError, RuntimeError):
+    """The operating system forked this process off one that had loaded a model: see the message."""

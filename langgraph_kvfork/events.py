@@ -55,7 +55,7 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class PrefillProgress:
-    """Some of the prompt was computed.
+    """Some of the prompt was computed, by this branch or by the one whose prefix it waits for.
 
     Attributes:
         done: Tokens of the prompt that are in the cache.

@@ -50,7 +50,7 @@ enum kvf_finish {
 };
 
 enum kvf_event_type {
-    KVF_EVENT_PREFILL = 0, // some of the prompt was computed: n_done of n_prompt tokens are in the cache
+    KVF_EVENT_PREFILL = 0, // some of the prompt was computed, here or by whom it waits for: n_done tokens are cached
     KVF_EVENT_TOKEN   = 1, // one token was generated; its text may come with a later one
     KVF_EVENT_DONE    = 2, // the last event of a branch
 };
@@ -153,8 +153,12 @@ KVF_API enum kvf_error kvf_last_error_kind(void);
 KVF_API void kvf_set_log_level(int32_t level);
 
 // Takes the model (which must outlive the engine) but does not own it. kv_unified is set in any case.
-// Returns NULL on failure.
+// Returns NULL on failure; what llama.cpp's log says meanwhile tells more.
 KVF_API kvf_engine * kvf_engine_create(const struct llama_model * model, struct llama_context_params params);
+
+// Applies an adapter of the engine's model, with this weight, to all that is submitted from now on. Call it while
+// nothing runs. Returns false on failure.
+KVF_API bool kvf_engine_set_lora(kvf_engine * engine, struct llama_adapter_lora * lora, float scale);
 
 // Stops the thread (a running llama_decode is aborted), ends every branch with KVF_ERROR_CLOSED and makes kvf_poll
 // return -1 once the last event is taken. Idempotent.
@@ -189,10 +193,14 @@ KVF_API void kvf_cancel(kvf_engine * engine, kvf_branch_id branch);
 KVF_API int32_t kvf_poll(kvf_engine * engine, struct kvf_event * events, size_t n_max, int32_t timeout_ms);
 
 // A model's chat template. The model's vocabulary is enough, and is not needed any more afterwards.
-// chat_template: Jinja source that replaces the model's own; NULL: the model's own.
+// chat_template: Jinja source that replaces the model's own, or "chatml"; NULL: the model's own.
 // Returns NULL on failure.
 KVF_API kvf_chat * kvf_chat_create(const struct llama_model * model, const char * chat_template);
 KVF_API void       kvf_chat_free(kvf_chat * chat);
+
+// What the template knows: JSON, an object of booleans under the names of llama-common's capabilities and
+// "supports_thinking", to be freed with kvf_string_free; NULL on failure.
+KVF_API char * kvf_chat_capabilities(const kvf_chat * chat);
 
 // Renders messages through the template.
 // request: JSON with "messages" (OpenAI's form), and optionally "tools", "tool_choice" ("auto", "none" or "required"),

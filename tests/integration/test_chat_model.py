@@ -60,9 +60,9 @@ async def test_batches_keep_their_order(llm, engine):
 
 
 async def test_usage_and_metadata_come_once_and_say_the_same_in_streams(llm, engine):
-    message = llm.invoke(QUESTION)
-    chunks = list(llm.stream(QUESTION))
-    achunks = [chunk async for chunk in llm.astream(QUESTION)]
+    message = llm.invoke(QUESTION, ignore_eos=True)
+    chunks = list(llm.stream(QUESTION, ignore_eos=True))
+    achunks = [chunk async for chunk in llm.astream(QUESTION, ignore_eos=True)]
     for stream in (chunks, achunks):
         assert [c for c in stream if c.usage_metadata] == [stream[-1]]
         assert [c for c in stream if c.response_metadata.get("model_name")] == [stream[-1]]

@@ -14,7 +14,7 @@ QUESTIONS = ["List the obligations.", "What about patents?", "Who is liable for 
 def unforked(engine):
     """Decode chunks of tokens in a context of their own; give the logits after each chunk."""
     llama = native().llama
-    params = context_params(engine.params, llama, n_ctx_train=engine.n_ctx_train)
+    params = context_params(engine.params, llama, engine._model)
     ctx = llama.llama_init_from_model(engine._model, params)
     n_vocab = llama.llama_vocab_n_tokens(engine._vocab)
 

@@ -80,6 +80,18 @@ static void test_a_template_without_tools_gets_them(const Model & model) {
     CHECK(arguments == "{\"a\": 1}");
 }
 
+static void test_what_a_template_knows(const Model & model) {
+    const auto knows = [&](const char * source, const char * what) {
+        const ChatPtr chat(kvf_chat_create(model.model.get(), source), kvf_chat_free);
+        CHECK(chat);
+        return take(kvf_chat_capabilities(chat.get())).at(what).get<bool>();
+    };
+    CHECK(!knows("chatml", "supports_tools"));
+    CHECK(!knows("chatml", "supports_thinking"));
+    CHECK(knows("{% for tool in tools %}{{ tool.function.name }}{% endfor %}{{ messages[0].content }}",
+                "supports_tools"));
+}
+
 static void test_an_answer_without_its_form_is_text(const Model & model) {
     const ChatPtr     chat(kvf_chat_create(model.model.get(), chatml), kvf_chat_free);
     const std::string format = render(chat.get(), tools).at("format").get<std::string>();
@@ -101,5 +113,6 @@ int main(int argc, char ** argv) {
     kvf_set_log_level(GGML_LOG_LEVEL_NONE);
     test_bad_ones_are_refused(model);
     test_a_template_without_tools_gets_them(model);
+    test_what_a_template_knows(model);
     test_an_answer_without_its_form_is_text(model);
 }

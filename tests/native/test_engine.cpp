@@ -110,6 +110,15 @@ static void test_bad_engines_are_refused(const Model & model) {
     CHECK(std::strstr(kvf_last_error(), "n_seq_max = 100000"));
 }
 
+static void test_a_batch_may_be_smaller_than_the_count_of_sequences(const Model & model) {
+    const EnginePtr     engine  = make_engine(model, 256, 4, 16);
+    const Tokens        prompt  = { 1, 2, 3, 4, 5, 6 };
+    const kvf_request   request = make_request(prompt, 3);
+    const kvf_branch_id id      = kvf_submit(engine.get(), &request);
+    CHECK(id > 0);
+    CHECK(poll_ends(engine.get(), 1).begin()->second.tokens.size() == 3);
+}
+
 static void test_cancelled_within_one_step(const Model & model) {
     const EnginePtr     engine  = make_engine(model, 4096, 64, 4);
     const Tokens        prompt  = { 1, 2, 3 };
@@ -263,6 +272,7 @@ int main(int argc, char ** argv) {
     CHECK(kvf_abi_version() == KVF_ABI_VERSION);
     test_bad_requests_are_refused_by_name(model);
     test_bad_engines_are_refused(model);
+    test_a_batch_may_be_smaller_than_the_count_of_sequences(model);
     test_cancelled_within_one_step(model);
     test_closing_ends_every_branch(model);
     test_soak(model, argc == 3 ? static_cast<uint32_t>(std::atoi(argv[2])) : 10000);

@@ -73,6 +73,26 @@ static void test_shared_prefix_is_prefilled_once(const Model & model) {
     }
 }
 
+// a caller's time limit for silence must not hit those whose prefix somebody else computes
+static void test_those_who_wait_for_a_prefix_hear_of_its_progress(const Model & model) {
+    const std::vector<Tokens> prompts = fan_out(model);
+    Context                   context(model, model.params(1024, 32, 16));
+    Scheduler                 scheduler(context.ctx.get());
+    std::vector<kvf::Event>   events;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+        scheduler.submit(make_branch(model, i + 1, make_request(prompts[i], 1)));
+    }
+    for (const uint32_t n_done : { 32, 64, 70 }) { // at 70 the first pauses, for the others to fork it
+        scheduler.step(events);
+        CHECK(events.size() == prompts.size());
+        for (const kvf::Event & event : events) {
+            CHECK(event.head.type == KVF_EVENT_PREFILL && event.head.n_done == n_done);
+            CHECK(event.head.usage.n_prompt == prompts[event.head.branch - 1].size());
+        }
+        events.clear();
+    }
+}
+
 static void test_prefill_ahead(const Model & model) {
     const std::vector<Tokens> prompts = fan_out(model);
     const Tokens              shared(prompts[0].begin(), prompts[0].begin() + 70);
@@ -321,6 +341,7 @@ int main(int argc, char ** argv) {
     CHECK(argc == 2);
     const Model model(argv[1]);
     test_shared_prefix_is_prefilled_once(model);
+    test_those_who_wait_for_a_prefix_hear_of_its_progress(model);
     test_prefill_ahead(model);
     test_sharing_can_be_switched_off(model);
     test_owner_of_a_prefix_is_cancelled(model);

@@ -3,7 +3,6 @@
 import pickle
 import subprocess
 import sys
-import time
 
 import pytest
 from pydantic import ValidationError
@@ -32,12 +31,51 @@ def test_constructing_a_model_loads_no_library_and_no_weights():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_constructing_a_model_is_cheap():
-    ChatKVFork(model_path="model.gguf")
+def test_60000_models_take_less_than_three_times_as_long_as_langchains_fake_ones():
+    # each round makes a thousand of both, so that whatever else the machine does hits both
+    program = """
+import statistics, sys, time
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langgraph_kvfork import ChatKVFork, _library
+from langgraph_kvfork._smollm2 import smollm2_path
+
+opened = []
+sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
+path = smollm2_path()
+
+def ours(i):
+    ChatKVFork(model_path=path, n_ctx=4096, temperature=0.5, max_tokens=8, timeout=60, stop=["x"])
+
+def fake(i):
+    GenericFakeChatModel(messages=iter(()))
+
+def seconds(make):
     start = time.perf_counter()
-    for _ in range(100):
-        ChatKVFork(model_path="model.gguf", n_ctx=4096, temperature=0.5, max_tokens=8)
-    assert time.perf_counter() - start < 0.5
+    for i in range(1000):
+        make(i)
+    return time.perf_counter() - start
+
+ours(0)
+times = [(seconds(ours), seconds(fake)) for _ in range(60)]
+assert not [name for name in opened if name.endswith(".gguf")], opened
+assert _library._library is None
+print(*map(statistics.median, zip(*times)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours, fake = map(float, done.stdout.split())
+    assert ours < 3 * fake
+
+
+def test_what_was_found_good_once_hides_nothing_that_is_wrong():
+    for _ in range(2):
+        assert ChatKVFork(model_path="model.gguf", temperature=1.0, top_k=1).top_k == 1
+        with pytest.raises(ValidationError, match="top_k"):
+            ChatKVFork(model_path="model.gguf", temperature=1.0, top_k=-2)
+        with pytest.raises(ValidationError, match="stop"):
+            ChatKVFork(model_path="model.gguf", stop=[""])
+        with pytest.raises(ValidationError, match="logit_bias"):
+            ChatKVFork(model_path="model.gguf", logit_bias={-1: 0.5})
 
 
 def test_every_name_in_all_can_be_imported():
@@ -84,6 +122,10 @@ def test_an_unknown_argument_is_refused_by_name():
         ("top_logprobs", 3),
         ("timeout", -1),
         ("logit_bias", {-1: 1.0}),
+        ("lora_path", ""),
+        ("lora_scale", float("inf")),
+        ("chat_template", "llama-2"),
+        ("chat_template_kwargs", {"date": object()}),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(argument, value):
@@ -126,6 +168,8 @@ def test_standard_parameters_are_accepted():
         ({"parallel_tool_calls": 2}, "parallel_tool_calls=2"),
         ({"reasoning": "high"}, "reasoning='high'"),
         ({"timeout": "soon"}, "timeout='soon'"),
+        ({"chat_template_kwargs": ["x"]}, "chat_template_kwargs"),
+        ({"lora_scale": 0.5}, "lora_scale cannot change"),
     ],
 )
 def test_a_wrong_override_is_refused_before_the_engine_is_touched(kwargs, message):
