@@ -25,12 +25,11 @@ from langgraph_kvfork._call import Call
 from langgraph_kvfork._checks import check_number, is_json_object, refuse_unknown, require
 from langgraph_kvfork._heartbeat import heartbeat
 from langgraph_kvfork._hub import download
-from langgraph_kvfork._messages import to_openai
 from langgraph_kvfork._profile import model_profile
 from langgraph_kvfork._smollm2 import FILE, smollm2_path
 from langgraph_kvfork._structured_output import Schema, schema_of, structured_output
-from langgraph_kvfork._tools import AnyTool, ToolChoice, chosen_tools, openai_tools
 from langgraph_kvfork._token_count import count_tokens
+from langgraph_kvfork._tools import AnyTool, ToolChoice, chosen_tools, openai_tools
 from langgraph_kvfork.engine import Engine
 from langgraph_kvfork.engine_params import EngineParams
 from langgraph_kvfork.errors import InvalidRequestError
