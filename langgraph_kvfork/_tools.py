@@ -78,7 +78,6 @@ def chosen_tools(
     choice: ToolChoice = None,
     *,
     parallel: bool | None = None,
-    strict: bool | None = None,
 ) -> Tools:
     """Return the tools of a call.
 
@@ -87,7 +86,6 @@ def chosen_tools(
         choice: None or "auto": the model decides; "none": no call; "any", "required" or True: some
             call; a tool's name, or OpenAI's dict with one: this one.
         parallel: Whether one answer may call several times; None: if the template knows it.
-        strict: For the tools' schemas. Calls follow their schemas with and without it.
 
     Raises:
         InvalidRequestError: A tool or the choice is wrong.
@@ -98,7 +96,7 @@ def chosen_tools(
         parallel,
         "give True, False or None",
     )
-    schemas = openai_tools(tools or (), strict=strict)
+    schemas = openai_tools(tools or ())
     if not schemas:
         require(
             choice in (None, False, "auto", "none"),

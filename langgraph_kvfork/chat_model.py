@@ -444,7 +444,7 @@ class ChatKVFork(BaseChatModel):
         Raises:
             InvalidRequestError: A message is not text of a chat.
         """
-        call = self._call(None, {"tools": openai_tools(tools)} if tools else {})
+        call = self._call(None, {"tools": tools})
         return count_tokens(self.engine, messages, **call.options())
 
     #
@@ -515,13 +515,7 @@ class ChatKVFork(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # also the key of LangChain's response cache: all that an answer depends on
-        names = (
-            *_ENGINE_FIELDS,
-            *_REQUEST_FIELDS,
-            "top_logprobs",
-            "chat_template_kwargs",
-            "reasoning",
-        )
+        names = (name for name in (*_ENGINE_FIELDS, *_MODEL_FIELDS) if name != "timeout")
         params = {name: getattr(self, name) for name in names}
         # LangChain overwrites "stop" with the call's
         return {"model_name": self._model_name, **params, "stop_sequences": self.stop}
