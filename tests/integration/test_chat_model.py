@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+from itertools import islice
 
 import pytest
 from helpers import call, wait_until
@@ -224,20 +225,18 @@ def test_a_damaged_model_file_is_refused_in_words(tmp_path):
 
 def test_a_running_branch_can_be_forked(engine):
     request = Request(temperature=0, max_tokens=24, ignore_eos=True)
-    with engine.generate("The quick brown fox", request) as branch:
-        tokens = []
-        for event in branch:
-            if isinstance(event, Token):
-                tokens.append(event.token)
-                if len(tokens) == 4:
-                    break
+    prompt = "The quick brown fox"
+    with engine.generate(prompt, request) as branch:
+        said = list(islice((e for e in branch if isinstance(e, Token)), 4))
         fork = branch.fork()
-        rest = [e.token for e in branch if isinstance(e, Token)]
-        forked = [e.token for e in fork if isinstance(e, Token)]
-    tokens += rest
-    # it was forked where it was by then, and says what the branch says from there on
-    assert 0 < len(forked) <= 20
-    assert tokens[-len(forked) :] == forked
+        said += [e for e in branch if isinstance(e, Token)]
+        forked = list(fork)
+    # it was forked where it was by then: with what it had said as a prompt, and the rest to say
+    usage = forked[-1].usage
+    n_said = usage.prompt_tokens - len(engine.tokenize(prompt))
+    assert 4 <= n_said < len(said) == 24
+    assert usage.generated_tokens == 24 - n_said == sum(isinstance(e, Token) for e in forked)
+    assert usage.forked_tokens >= usage.prompt_tokens - 1
     assert isinstance(branch, type(fork))
     with pytest.raises((BranchEndedError, BranchCancelledError)):
         list(branch.fork())
