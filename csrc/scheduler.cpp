@@ -133,7 +133,7 @@ void Scheduler::step(std::vector<Event> & out) {
 
     const int32_t status = llama_decode(ctx_, *batch_);
     if (status == 1) { // the counters promised room that the cache does not have: nothing was computed
-        if (!make_room()) {
+        if (!sequences_.compact() && !make_room()) {
             fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",
                  out);
         }
@@ -230,10 +230,11 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
         return false;
     }
     const kvf_branch_id parent = branch_at(prefix.seq); // it may be evicted below
-    const size_t        n_new  = branch.tokens.size() - prefix.n;
-    while (!sequences_.fits(n_new + running_.size()) && evict(/* keep = */ prefix.seq)) {
+
+    const size_t n_new = sequences_.n_cells_for_fork(prefix.n, branch.tokens.size() - prefix.n) + running_.size();
+    while (!sequences_.fits(n_new) && evict(/* keep = */ prefix.seq)) {
     }
-    if (!sequences_.fits(n_new + running_.size()) && !running_.empty()) {
+    if (!sequences_.fits(n_new) && !running_.empty()) {
         sequences_.give_back(seq);
         return false;
     }
@@ -270,7 +271,7 @@ void Scheduler::keep_fork_point(llama_seq_id src, size_t n) {
     if (seq < 0) {
         return; // it would only be a convenience
     }
-    if (!sequences_.fork(src, seq, n)) {
+    if (!sequences_.keep(src, seq, n)) {
         sequences_.give_back(seq);
         return;
     }
@@ -314,7 +315,7 @@ std::vector<Scheduler::Rows> Scheduler::compose(std::vector<Event> & out) {
         std::vector<Rows> rows  = plan();
         size_t            n_all = 0;
         for (const Rows & r : rows) {
-            n_all += r.n;
+            n_all += sequences_.n_cells_for(r.branch->n_cached, r.n);
         }
         if (sequences_.fits(n_all)) {
             return rows;
