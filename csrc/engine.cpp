@@ -49,13 +49,22 @@ llama_context * make_context(const llama_model * model, llama_context_params par
     return ctx;
 }
 
+std::unique_ptr<Scheduler> make_scheduler(llama_context * ctx, bool batch_invariant) {
+    auto scheduler = std::make_unique<Scheduler>(ctx, batch_invariant);
+    if (batch_invariant) {
+        prove_batch_invariance(ctx);
+    }
+    return scheduler;
+}
+
 } // namespace
 
-Engine::Engine(const llama_model * model, llama_context_params params)
+Engine::Engine(const llama_model * model, llama_context_params params, bool batch_invariant)
     : model_(checked(model)),
       vocab_(llama_model_get_vocab(model)),
+      invariance_(batch_invariant ? std::make_unique<BatchInvariance>() : nullptr),
       ctx_(make_context(model, params, closing_)),
-      scheduler_(std::make_unique<Scheduler>(ctx_.get())),
+      scheduler_(make_scheduler(ctx_.get(), batch_invariant)),
       n_ctx_(llama_n_ctx(ctx_.get())),
       stats_(scheduler_->stats()),
       thread_(&Engine::run, this) {}

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "batch_invariance.h"
 #include "events.h"
 #include "scheduler.h"
 
@@ -16,7 +17,7 @@ namespace kvf {
 // One llama_context and the thread that owns it. Every public method may be called from any thread.
 class Engine {
   public:
-    Engine(const llama_model * model, llama_context_params params);
+    Engine(const llama_model * model, llama_context_params params, bool batch_invariant);
     ~Engine();
 
     kvf_branch_id submit(const kvf_request & request);
@@ -41,11 +42,12 @@ class Engine {
 
     const llama_model *                            model_;
     const llama_vocab *                            vocab_;
-    std::unique_ptr<llama_context, ContextDeleter> ctx_;       // the thread's
-    std::unique_ptr<Scheduler>                     scheduler_; // the thread's
+    std::unique_ptr<BatchInvariance>               invariance_;
+    std::atomic<bool>                              closing_{ false }; // the context asks it whether to go on
+    std::unique_ptr<llama_context, ContextDeleter> ctx_;              // the thread's
+    std::unique_ptr<Scheduler>                     scheduler_;        // the thread's
     const size_t                                   n_ctx_;
     std::atomic<kvf_branch_id>                     n_branches_{ 0 };
-    std::atomic<bool>                              closing_{ false };
     EventQueue                                     events_;
 
     std::mutex              mailbox_mutex_;

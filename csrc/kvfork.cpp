@@ -96,10 +96,10 @@ void kvf_set_log_level(int32_t level) {
     common_log_set_verbosity_thold(level == GGML_LOG_LEVEL_NONE ? -1 : LOG_LEVEL_ERROR + GGML_LOG_LEVEL_ERROR - level);
 }
 
-kvf_engine * kvf_engine_create(const llama_model * model, llama_context_params params) {
+kvf_engine * kvf_engine_create(const llama_model * model, llama_context_params params, bool batch_invariant) {
     return guarded<kvf_engine *>(nullptr, [&] {
         require_model(model);
-        return new kvf_engine{ { model, params } };
+        return new kvf_engine{ { model, params, batch_invariant } };
     });
 }
 

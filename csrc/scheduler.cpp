@@ -1,5 +1,6 @@
 #include "scheduler.h"
 
+#include "batch_invariance.h"
 #include "error.h"
 #include "sampler.h"
 
@@ -34,13 +35,13 @@ Event make_failure(const Branch & branch, kvf_error error, const std::string & m
 
 } // namespace
 
-Scheduler::Scheduler(llama_context * ctx)
+Scheduler::Scheduler(llama_context * ctx, bool batch_invariant)
     : ctx_(ctx),
       model_(llama_get_model(ctx)),
       vocab_(llama_model_get_vocab(model_)),
       n_ctx_(llama_n_ctx(ctx)),
       n_batch_(llama_n_batch(ctx)),
-      sequences_(ctx),
+      sequences_(ctx, batch_invariant),
       batch_(new llama_batch(llama_batch_init(static_cast<int32_t>(n_batch_), 0, 1))) {}
 
 Scheduler::~Scheduler() = default;
@@ -131,7 +132,7 @@ void Scheduler::step(std::vector<Event> & out) {
     }
     fill_batch(rows);
 
-    const int32_t status = llama_decode(ctx_, *batch_);
+    const int32_t status = decode();
     if (status == 1) { // the counters promised room that the cache does not have: nothing was computed
         if (!sequences_.compact() && !make_room()) {
             fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",
@@ -171,6 +172,11 @@ void Scheduler::step(std::vector<Event> & out) {
             finish(branch, KVF_FINISH_PREFILLED, out);
         }
     }
+}
+
+int32_t Scheduler::decode() {
+    const auto lock = computing();
+    return llama_decode(ctx_, *batch_);
 }
 
 // Those who wait for a branch's prefix hear of it too: it is their prompt that is being computed.

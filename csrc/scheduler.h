@@ -17,7 +17,8 @@ namespace kvf {
 // Not thread-safe: the engine's thread owns it. Events are appended to the vector that each call is given.
 class Scheduler {
   public:
-    explicit Scheduler(llama_context * ctx);
+    // batch_invariant: a branch computes the same whatever else is in the cache; see Sequences
+    explicit Scheduler(llama_context * ctx, bool batch_invariant = false);
     ~Scheduler();
 
     void submit(std::unique_ptr<Branch> branch);
@@ -75,6 +76,7 @@ class Scheduler {
     std::vector<Rows> compose(std::vector<Event> & out);
     std::vector<Rows> plan();
     void              fill_batch(std::vector<Rows> & rows);
+    int32_t           decode();
     void              sample(Branch & branch, int32_t i_logits, std::vector<Event> & out);
 
     bool          make_room();

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from langgraph_kvfork.errors import NativeLibraryError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 DEFAULT_SEED = 0xFFFFFFFF
@@ -221,7 +221,10 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
         "kvf_last_error": (ctypes.c_char_p, []),
         "kvf_last_error_kind": (ctypes.c_int, []),
         "kvf_set_log_level": (None, [ctypes.c_int32]),
-        "kvf_engine_create": (engine, [ctypes.c_void_p, llama.llama_context_params]),
+        "kvf_engine_create": (
+            engine,
+            [ctypes.c_void_p, llama.llama_context_params, ctypes.c_bool],
+        ),
         "kvf_engine_set_lora": (ctypes.c_bool, [engine, ctypes.c_void_p, ctypes.c_float]),
         "kvf_engine_close": (None, [engine]),
         "kvf_engine_free": (None, [engine]),

@@ -177,6 +177,11 @@ class ChatKVFork(BaseChatModel):
     """Path of a LoRA adapter for the model, a GGUF file."""
     lora_scale: float = 1.0
     """The adapter's weight; 0: as if there were none."""
+    batch_invariant: bool = False
+    """Let a branch say what it would say alone: what it computes is the same, bit for bit, whatever
+    else is in the batch. It costs some speed and room, and is refused where the model, the back end
+    or the processor cannot have it: on the CPU, with flash attention, no recurrent state, and
+    weights of all types but repacked Q2_K, it can be had."""
 
     # what the chat template is told
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)

@@ -420,7 +420,7 @@ class Engine:
         native_params = context_params(params, self._native.llama, self._model)
         lora = load_lora(self._native, params, self._model)
         with llama_log(self._native, verbose=params.verbose) as errors:
-            handle = kvf.kvf_engine_create(self._model, native_params)
+            handle = kvf.kvf_engine_create(self._model, native_params, params.batch_invariant)
         if handle and (lora is None or kvf.kvf_engine_set_lora(handle, lora, params.lora_scale)):
             return int(handle)
         error = self._last_error()

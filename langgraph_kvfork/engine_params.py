@@ -52,6 +52,9 @@ class EngineParams:
         chat_template: Jinja source that replaces the model's own chat template; or "chatml".
         lora_path: Path of a LoRA adapter for the model, a GGUF file.
         lora_scale: The adapter's weight; 0: as if there were none.
+        batch_invariant: Compute the same for a branch, bit for bit, whatever else is in the batch.
+            It costs some speed and some room (a branch takes whole pages of 64 cells), and a few
+            batches when the model is loaded, to see that it holds here.
         verbose: Send all of llama.cpp's messages to stderr, not only errors. It holds for the whole
             process, the engine built last decides, and it is no part of an engine's identity.
 
@@ -89,6 +92,7 @@ class EngineParams:
     chat_template: str | None = None
     lora_path: str | None = None
     lora_scale: float = 1.0
+    batch_invariant: bool = False
     verbose: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:

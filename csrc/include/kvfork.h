@@ -18,7 +18,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 2
+#define KVF_ABI_VERSION 3
 
 #ifdef __cplusplus
 extern "C" {
@@ -153,8 +153,13 @@ KVF_API enum kvf_error kvf_last_error_kind(void);
 KVF_API void kvf_set_log_level(int32_t level);
 
 // Takes the model (which must outlive the engine) but does not own it. kv_unified is set in any case.
+// batch_invariant: what a branch computes is the same, bit for bit, whatever else is in the batch and in the cache, however
+// its prompt is cut into chunks, for any number of threads. It is tried out on some tokens first, and refused if it is not
+// so.
 // Returns NULL on failure; what llama.cpp's log says meanwhile tells more.
-KVF_API kvf_engine * kvf_engine_create(const struct llama_model * model, struct llama_context_params params);
+KVF_API kvf_engine * kvf_engine_create(const struct llama_model *  model,
+                                       struct llama_context_params params,
+                                       bool                        batch_invariant);
 
 // Applies an adapter of the engine's model, with this weight, to all that is submitted from now on. Call it while
 // nothing runs. Returns false on failure.

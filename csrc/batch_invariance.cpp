@@ -1,0 +1,146 @@
+#include "batch_invariance.h"
+
+#include "error.h"
+#include "ggml-cpu-batch-invariant.h"
+#include "llama-pages.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace kvf {
+
+namespace {
+
+std::mutex        door; // who waits to flip a switch holds it, so that nobody else starts to compute
+std::shared_mutex room; // shared by all who compute
+int               n_alive = 0;
+
+void count(int n) {
+    const std::lock_guard<std::mutex>         waiting(door);
+    const std::unique_lock<std::shared_mutex> alone(room);
+    n_alive += n;
+    ggml_cpu_set_batch_invariant(n_alive > 0);
+}
+
+// Sequence 0 of a context, decoded by hand beside others.
+class Proof {
+  public:
+    explicit Proof(llama_context * ctx)
+        : ctx_(ctx),
+          n_vocab_(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)))),
+          n_others_(std::min({ 7u, llama_n_seq_max(ctx) - 1, llama_memory_n_pages_free(llama_get_memory(ctx)) - 1,
+                               llama_n_batch(ctx) - 1 })),
+          batch_(llama_batch_init(static_cast<int32_t>(llama_n_batch(ctx)), 0, 1)) {}
+
+    ~Proof() { llama_batch_free(batch_); }
+
+    Proof(const Proof &)             = delete;
+    Proof & operator=(const Proof &) = delete;
+
+    // The logits after N_TOKENS tokens in chunks of these sizes, the last one with a row of each other sequence around it
+    // if it is to have company.
+    std::vector<float> logits(const std::vector<uint32_t> & chunks, bool in_company) {
+        llama_memory_clear(llama_get_memory(ctx_), false);
+        llama_pos pos   = 0;
+        int32_t   i_row = 0;
+        for (const uint32_t n_chunk : chunks) {
+            const bool     is_last = &n_chunk == &chunks.back();
+            const uint32_t n_with  = is_last && in_company ? n_others_ : 0;
+            const uint32_t n_most  = llama_n_batch(ctx_) - n_with;
+            for (uint32_t n_left = n_chunk; n_left > 0;) {
+                const uint32_t n = std::min(n_left, n_most);
+                n_left -= n;
+                batch_.n_tokens = 0;
+                for (uint32_t i = 0; i < (n_left == 0 ? n_with : 0) / 2; ++i) {
+                    add(1 + i, 0);
+                }
+                for (uint32_t i = 0; i < n; ++i) {
+                    add(0, pos++);
+                }
+                i_row = batch_.n_tokens - 1;
+                for (uint32_t i = n_with / 2; i < (n_left == 0 ? n_with : 0); ++i) {
+                    add(1 + i, 0);
+                }
+                batch_.logits[i_row] = 1;
+                decode();
+            }
+        }
+        const float * row = llama_get_logits_ith(ctx_, i_row);
+        return std::vector<float>(row, row + n_vocab_);
+    }
+
+    static constexpr uint32_t N_TOKENS = 24;
+
+  private:
+    void add(uint32_t seq, llama_pos pos) {
+        const int32_t i = batch_.n_tokens++;
+        batch_.token[i] = static_cast<llama_token>((seq * 7919 + static_cast<uint32_t>(pos) * 104729 + 1) % n_vocab_);
+        batch_.pos[i]   = pos;
+        batch_.n_seq_id[i]  = 1;
+        batch_.seq_id[i][0] = static_cast<llama_seq_id>(seq);
+        batch_.logits[i]    = seq > 0; // whoever decodes wants logits
+    }
+
+    void decode() {
+        const auto    lock   = computing();
+        const int32_t status = llama_decode(ctx_, batch_);
+        if (status != 0) {
+            throw Error(KVF_ERROR_INTERNAL,
+                        "batch_invariant: llama_decode failed with status " + std::to_string(status));
+        }
+    }
+
+    llama_context * ctx_;
+    uint32_t        n_vocab_;
+    uint32_t        n_others_;
+    llama_batch     batch_;
+};
+
+} // namespace
+
+std::shared_lock<std::shared_mutex> computing() {
+    const std::lock_guard<std::mutex> passing(door);
+    return std::shared_lock<std::shared_mutex>(room);
+}
+
+BatchInvariance::BatchInvariance() {
+    count(+1);
+}
+
+BatchInvariance::~BatchInvariance() {
+    count(-1);
+}
+
+void prove_batch_invariance(llama_context * ctx) {
+    const llama_model * model = llama_get_model(ctx);
+    if (llama_model_is_recurrent(model) || llama_model_is_hybrid(model)) {
+        throw Error(KVF_ERROR_INVALID,
+                    "batch_invariant: this model has recurrent states, which depend on the chunks that a prompt is "
+                    "computed in; leave batch_invariant off");
+    }
+    Proof                    proof(ctx);
+    const uint32_t           n     = Proof::N_TOKENS;
+    const std::vector<float> alone = proof.logits({ n - 1, 1 }, false);
+
+    const std::vector<std::vector<uint32_t>> others = {
+        { 5, 1, n - 7, 1 }, // other chunks, then one row of many
+        { 2, n - 2 },       // the last of many rows
+    };
+    for (const auto & chunks : others) {
+        const std::vector<float> row = proof.logits(chunks, true);
+        if (std::memcmp(row.data(), alone.data(), row.size() * sizeof(float)) != 0) {
+            throw Error(
+                KVF_ERROR_INVALID,
+                "batch_invariant: with this model's types of weights, on this processor or device, what a branch "
+                "computes depends on what else is in the batch; leave batch_invariant off, use other "
+                "quantizations (F16, Q8_0, Q4_K_M), or keep all layers on the CPU (n_gpu_layers = 0)");
+        }
+    }
+    llama_memory_clear(llama_get_memory(ctx), false);
+}
+
+} // namespace kvf
