@@ -1,6 +1,7 @@
 # make demo      see it work: installs into .venv, builds, runs the demo
 # make test      everything that CI checks
 # make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
+# make bench     measure beside the peers: 10 minutes (GRID=full: days)
 # make install   only install and build
 # make lint | format | clean
 #
@@ -18,9 +19,9 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROC
 
 PATCHES := vendor/llama.cpp-patches
 NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/include/* $(PATCHES)/*) scripts/llama_cpp_source.py
-CXX_ALL := $(wildcard csrc/*.cpp csrc/*.h csrc/include/*.h tests/native/*.cpp tests/native/*.h)
+CXX_ALL := $(wildcard csrc/*.cpp csrc/*.h csrc/include/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h)
 
-.PHONY: demo test sanitize install lint format clean native-tests stock FORCE
+.PHONY: demo test sanitize bench install lint format clean native-tests stock FORCE
 
 demo: install
 	$(BIN)/python -m langgraph_kvfork demo
@@ -58,7 +59,7 @@ $(STAMPS)/bindings: $(STAMPS)/tools $(PATCHES)/upstream.toml
 
 # editable, so that a change of Python code needs no make
 $(STAMPS)/package: $(STAMPS)/bindings pyproject.toml $(NATIVE)
-	$(PIP) install --verbose --no-build-isolation --config-settings=cmake.define.KVFORK_BUILD_TESTS=ON -e '.[demo,dev]'
+	$(PIP) install --verbose --no-build-isolation --config-settings=cmake.define.KVFORK_BUILD_TESTS=ON -e '.[bench,demo,dev]'
 	@touch $@
 
 # only its model is wanted: with its dependencies it would bring a command line tool and its plugins
@@ -82,12 +83,29 @@ native-tests: install
 # a stock libllama, which ours must get along with
 stock: build/stock/built
 
-build/stock/built: $(PATCHES)/upstream.toml | $(STAMPS)/tools
+# llama.cpp takes the repository it lies in for its own; this one's commits would rebuild it
+STOCK_CMAKE := GIT_CEILING_DIRECTORIES="$(abspath build)" $(TOOLS) cmake
+
+build/stock/configured: $(PATCHES)/upstream.toml | $(STAMPS)/tools
 	source=$$($(BIN)/python scripts/llama_cpp_source.py --stock) && \
-		$(TOOLS) cmake -S $$source -B build/stock \
-			-DBUILD_SHARED_LIBS=ON -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF \
-			-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF
-	$(TOOLS) cmake --build build/stock --target llama
+		$(STOCK_CMAKE) -S $$source -B build/stock \
+			-DBUILD_SHARED_LIBS=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
+			-DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_SUBPROCESS=OFF
+	@touch $@
+
+build/stock/built: build/stock/configured
+	$(STOCK_CMAKE) --build build/stock --target llama
+	@touch $@
+
+# side by side with llama.cpp's own tools; see benchmarks/README.md
+GRID ?= quick
+
+bench: install build/stock/tools-built
+	$(TOOLS) cmake --build build/native --target kvfork-batched-bench
+	$(BIN)/python -m benchmarks $(GRID)
+
+build/stock/tools-built: build/stock/built
+	$(STOCK_CMAKE) --build build/stock --target llama-batched-bench llama-server
 	@touch $@
 
 comma := ,

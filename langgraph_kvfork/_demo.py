@@ -87,7 +87,7 @@ async def demo(options: argparse.Namespace) -> None:
     print_table(
         {name: _columns(run) for name, run in runs.items()},
         f"{Path(engine.params.model_path).name}, {len(questions)} branches, measured in this run "
-        f"on {_machine()}",
+        f"on {machine()}",
     )
     if not options.no_compare:
         print(f"Sharing took 1/{runs['sharing off'].seconds / shared.seconds:.1f} of the time.")
@@ -197,9 +197,10 @@ def _license() -> Path | None:
     return next((Path(str(f.locate())) for f in files if f.name == "LICENSE"), None)
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return the machine's name: processor, cores and system."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # it is Linux's, and only for the name
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    return f"{name}, {os.cpu_count()} cores, {platform.system()}"

@@ -1,0 +1,121 @@
+"""What is measured: the grids that `make bench GRID=...` knows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Any
+
+from benchmarks.contestants import CONTESTANTS
+
+LIBRARIES = ("stock", "kvfork")
+"""What `steps`, `prefill` and `first_token` compare: llama.cpp as it is, and ours."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement, without its round.
+
+    Attributes:
+        benchmark: "fan-out", "steps", "prefill" or "first_token".
+        contestant: Who: one of `CONTESTANTS` for a fan-out, of `LIBRARIES` for the others.
+        model: One of `MODELS`.
+        branches: Branches of the fan-out.
+        prefix: Tokens that they share; of `prefill` and `first_token`, the document's.
+        generate: Tokens that each generates.
+    """
+
+    benchmark: str
+    contestant: str
+    model: str
+    branches: int = 0
+    prefix: int = 0
+    generate: int = 0
+
+    @classmethod
+    def of(cls, measurement: Mapping[str, Any]) -> Task:
+        """Return the task that a measurement in a file of results is of."""
+        return cls(**{field.name: measurement[field.name] for field in fields(cls)})
+
+    def __str__(self) -> str:
+        numbers = ("branches", "prefix", "generate")
+        counts = [f"{getattr(self, name)} {name}" for name in numbers if getattr(self, name)]
+        return ", ".join([self.benchmark, self.contestant, self.model, *counts])
+
+    def at_least(self, other: Task) -> bool:
+        """Whether it is the same as `other`, or more of it."""
+        same = ("benchmark", "contestant", "model")
+        more = ("branches", "prefix", "generate")
+        return all(getattr(self, name) == getattr(other, name) for name in same) and all(
+            getattr(self, name) >= getattr(other, name) for name in more
+        )
+
+    def selected(self, only: Mapping[str, Collection[str]]) -> bool:
+        """Whether every field that `only` names has one of the values it gives."""
+        return all(str(getattr(self, name)) in values for name, values in only.items())
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A selection of tasks.
+
+    Attributes:
+        models: Names of models, see `models.py`.
+        branches: Branches of the fan-outs.
+        prefixes: Tokens that they share.
+        generate: Tokens that each generates.
+        prefills: Lengths of prompts whose prefill is timed.
+        first_token: Lengths of documents after which a first token is timed.
+        left_out: Contestants that do not run the fan-outs.
+        rounds: Most times that a task is measured.
+        enough: Seconds of measuring after which a task gets no further round.
+        limit: Seconds after which a measurement is given up.
+    """
+
+    models: tuple[str, ...]
+    branches: tuple[int, ...]
+    prefixes: tuple[int, ...]
+    generate: tuple[int, ...]
+    prefills: tuple[int, ...] = ()
+    first_token: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
+    rounds: int = 3
+    enough: float = 40
+    limit: float = 900
+
+    def groups(self) -> Iterator[list[Task]]:
+        """Group what is compared with each other, and so is measured in turn, round by round."""
+        names = [name for name in CONTESTANTS if name not in self.left_out]
+        for model in self.models:
+            for cell in product(self.prefixes, self.branches, self.generate):
+                prefix, branches, generate = cell
+                yield [Task("fan-out", name, model, branches, prefix, generate) for name in names]
+            yield [Task("steps", name, model) for name in LIBRARIES]
+            for prefix in self.prefills:
+                yield [Task("prefill", name, model, prefix=prefix) for name in LIBRARIES]
+            for prefix in self.first_token:
+                yield [Task("first_token", name, model, prefix=prefix) for name in LIBRARIES]
+
+
+GRIDS = {
+    # under 10 minutes on two cores
+    "quick": Grid(
+        models=("SmolLM2",),
+        branches=(8,),
+        prefixes=(2048,),
+        generate=(64,),
+        # of llama-server's two ways to keep its slots, the faster one for this fan-out
+        left_out=("llama-server", "llama-server-warmed"),
+        enough=30,
+    ),
+    # days: everything, and of what is too slow, that it is
+    "full": Grid(
+        models=("SmolLM2", "Qwen-shape"),
+        branches=(1, 2, 4, 8, 16, 32),
+        prefixes=(512, 2048, 7000),
+        generate=(64, 512),
+        prefills=(512, 2048, 7000),
+        first_token=(3500,),
+    ),
+}

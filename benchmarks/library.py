@@ -1,0 +1,153 @@
+"""llama.cpp's C functions over either library: the stock one, or ours with its switches on."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import time
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from benchmarks.job import Job
+
+LLAMA_PAGED_PREFER = 1  # llama-pages.h
+
+
+class Library:
+    """The bindings of `llama.h`, and how to fork and drop a sequence."""
+
+    def __init__(self, name: str) -> None:
+        self.ours = name != "stock"
+        self.c: ModuleType
+        if self.ours:
+            from langgraph_kvfork import _library
+
+            self.c = _library.llama_cpp()
+            lib = _library.library()
+            memory, integer = ctypes.c_void_p, ctypes.c_int32
+            self._fork = _declare(
+                lib.llama_memory_seq_fork, [memory, *[integer] * 3], ctypes.c_bool
+            )
+            self._own_page = _declare(
+                lib.llama_memory_seq_own_page, [memory, integer], ctypes.c_bool
+            )
+            self._drop = _declare(lib.llama_memory_seq_drop, [memory, integer])
+            self._set_paged = _declare(lib.llama_memory_set_paged, [memory, integer], ctypes.c_bool)
+            _declare(lib.ggml_cpu_set_fan_out_attn, [ctypes.c_bool])(True)
+        else:
+            import llama_cpp  # LLAMA_CPP_LIB_PATH says where it is
+
+            self.c = llama_cpp.llama_cpp
+        # kept: the library calls it to the end
+        self._log = self.c.llama_log_callback(lambda *_: None)
+        self.c.llama_log_set(self._log, None)
+        self.c.llama_backend_init()
+
+    def load(self, path: str) -> Any:
+        model = self.c.llama_model_load_from_file(
+            path.encode(), self.c.llama_model_default_params()
+        )
+        if not model:
+            raise RuntimeError("the model does not load")
+        return model
+
+    def memory(self, context: Any) -> Any:
+        """Return a context's memory; ours places what it is given by pages."""
+        memory = self.c.llama_get_memory(context)
+        if self.ours and not self._set_paged(memory, LLAMA_PAGED_PREFER):
+            raise RuntimeError("llama_memory_set_paged failed")
+        return memory
+
+    def fork(self, memory: Any, source: int, target: int) -> None:
+        """Make `target` a sequence that shares all of `source`, ready to go on."""
+        if self.ours:
+            if not self._fork(memory, source, target, -1) or not self._own_page(memory, target):
+                raise RuntimeError("llama_memory_seq_fork or _own_page failed")
+        else:
+            self.c.llama_memory_seq_cp(memory, source, target, -1, -1)
+
+    def drop(self, memory: Any, seq: int) -> None:
+        if self.ours:
+            self._drop(memory, seq)
+        else:
+            self.c.llama_memory_seq_rm(memory, seq, -1, -1)
+
+
+def _declare(function: Any, arguments: list[Any], result: Any = None) -> Any:
+    function.argtypes, function.restype = arguments, result
+    return function
+
+
+class Context:
+    """A unified context whose sequence 0 can be filled with a prefix without computing it."""
+
+    N_BATCH = 2048
+
+    def __init__(self, library: Library, model: Any, job: Job, n_ctx: int) -> None:
+        self.library, self.model = library, model
+        c = library.c
+        params = c.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch, params.n_ubatch = self.N_BATCH, 512
+        params.n_seq_max = 64
+        params.kv_unified = True
+        params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.n_threads = params.n_threads_batch = job.threads
+        self.handle = c.llama_init_from_model(model, params)
+        if not self.handle:
+            raise RuntimeError("no context")
+        self.memory = library.memory(self.handle)
+        self._batch = c.llama_batch_init(self.N_BATCH, 0, 1)
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.library.c.llama_batch_free(self._batch)
+        self.library.c.llama_free(self.handle)
+
+    def decode(self, rows: Sequence[tuple[int, int]], *, logits: bool = True) -> float:
+        """Compute a batch of (position, sequence) with some token each; return its seconds."""
+        c, batch = self.library.c, self._batch
+        batch.n_tokens = len(rows)
+        for i, (position, seq) in enumerate(rows):
+            batch.token[i] = 1000 + (position * 7 + seq * 13) % 20000
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = seq
+            batch.logits[i] = logits
+        start = time.perf_counter()
+        if c.llama_decode(self.handle, batch) != 0:
+            raise RuntimeError("llama_decode failed")
+        c.llama_synchronize(self.handle)
+        return time.perf_counter() - start
+
+    def fill(self, n_tokens: int) -> None:
+        """Give sequence 0 the state of `n_tokens` tokens: random numbers, as f16.
+
+        The time of a decode step depends on where keys and values lie, not on what they are. This
+        writes what `llama_state_seq_get_data` would (`llama_kv_cache::state_write`).
+        """
+        c = self.library.c
+        n_layer = c.llama_model_n_layer(self.model)
+        head = c.llama_model_n_embd(self.model) // c.llama_model_n_head(self.model)
+        row = c.llama_model_n_head_kv(self.model) * head
+        values = np.random.default_rng(0).standard_normal((n_tokens, row)).astype(np.float16)
+        layer = struct.pack("=iQ", c.GGML_TYPE_F16, row * 2) + values.tobytes()
+        cells = np.zeros((n_tokens, 3), np.int32)  # position, count of sequence ids, id
+        cells[:, 0], cells[:, 1] = np.arange(n_tokens), 1
+        state = b"".join(
+            [
+                struct.pack("=IiII", 0xAF143CD8, 0, 1, n_tokens),  # magic, sequence, streams, cells
+                cells.tobytes(),
+                struct.pack("=II", 0, n_layer),  # V is not transposed
+                *[layer] * (2 * n_layer),  # all layers' K, then their V
+            ]
+        )
+        array = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        read = c.llama_state_seq_set_data(self.handle, array, len(state), 0)
+        if read != len(state) or c.llama_memory_seq_pos_max(self.memory, 0) != n_tokens - 1:
+            raise RuntimeError("llama_state_seq_set_data does not take the state: has it changed?")

@@ -1,0 +1,15 @@
+// Makes the contexts of a tool of llama.cpp, with everything on that the engine turns on.
+#include "ggml-cpu-fan-out.h"
+#include "llama-pages.h"
+#include "llama.h"
+
+extern "C" llama_context * kvfork_init_from_model(llama_model * model, llama_context_params params);
+
+llama_context * kvfork_init_from_model(llama_model * model, llama_context_params params) {
+    ggml_cpu_set_fan_out_attn(true);
+    llama_context * ctx = llama_init_from_model(model, params);
+    if (ctx) {
+        llama_memory_set_paged(llama_get_memory(ctx), LLAMA_PAGED_PREFER);
+    }
+    return ctx;
+}

@@ -1,0 +1,161 @@
+"""Draws tables and plots from a file of results, and writes the README's block.
+
+`python -m benchmarks.report` does it again for every file in `results/`, without measuring.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from benchmarks import results
+from benchmarks.models import MODELS
+from benchmarks.plots import draw
+from benchmarks.results import README, Results
+from benchmarks.summary import Cell, Summaries, Summary
+
+README_GRID = "quick"
+"""The grid whose fan-out the README shows."""
+
+BEGIN = "<!-- `make bench` writes this from benchmarks/results/quick.json -->"
+END = "<!-- end -->"
+
+
+def report(all_results: Results) -> Path:
+    """Write a grid's tables and plots next to its results, and the README's block; return a file.
+
+    Returns:
+        The Markdown file that has all tables and shows all plots.
+    """
+    path = results.FOLDER / f"{all_results['grid']}.md"
+    summaries = Summaries(all_results)
+    plots = draw(summaries, results.FOLDER, all_results["grid"])
+    text = [f"# `make bench GRID={all_results['grid']}`", measured_on(all_results)]
+    text += tables(summaries)
+    text += [f"![{plot.stem}]({plot.name})" for plot in plots]
+    path.write_text("\n\n".join(text) + "\n", "utf-8")
+    if all_results["grid"] == README_GRID:
+        README.write_text(with_block(README.read_text("utf-8"), readme_block(all_results)), "utf-8")
+    return path
+
+
+def readme_block(all_results: Results) -> str:
+    """Return what the README says of a grid: the table of its first fan-out."""
+    summaries = Summaries(all_results)
+    cell = summaries.cells()[0]
+    where = f"The same graph on each (`make bench`): {title(cell)}, on {all_results['machine']}."
+    return "\n\n".join([where, fan_out_table(summaries, cell), FOOTNOTE])
+
+
+FOOTNOTE = (
+    "Medians, with the fastest and the slowest round; the next fan-out asks other questions about "
+    "the same document. llama-batched-bench is the limit without any scheduling: it samples "
+    "nothing, and its branches have no questions. llama-server can keep its slots in one cache or "
+    "in a stream each: shown is the faster."
+)
+
+
+def with_block(text: str, block: str) -> str:
+    """Return a text whose marked block is `block`.
+
+    Raises:
+        ValueError: The text has no marks.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no block between {BEGIN!r} and {END!r}")
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+def measured_on(all_results: Results) -> str:
+    return (
+        f"Measured on {all_results['date']} on {all_results['machine']}, with "
+        f"{all_results['threads']} threads for everybody, in one run at commit "
+        f"`{all_results['commit']}`; the peers are those of llama-cpp-python "
+        f"{all_results['llama_cpp_python']}. {FOOTNOTE}"
+    )
+
+
+def title(cell: Cell) -> str:
+    return (
+        f"{count(cell.branches, 'branch', 'branches')} over {cell.prefix:,} shared tokens, "
+        f"{cell.generate} generated each, {MODELS[cell.model].label}"
+    )
+
+
+def tables(summaries: Summaries) -> Iterator[str]:
+    """Yield all tables, a title before each."""
+    for cell in summaries.cells():
+        yield f"## {title(cell)}"
+        yield fan_out_table(summaries, cell)
+    for model, one in MODELS.items():
+        if rows := list(part_rows(summaries, model)):
+            yield f"## Part by part, {one.label}"
+            yield table(["", "llama.cpp", "ours", "times as fast"], rows)
+
+
+def fan_out_table(summaries: Summaries, cell: Cell) -> str:
+    """Compare the contestants at one fan-out; the first one's time is 1."""
+    rows, base = [], None
+    for row in summaries.rows(cell):
+        label = f"**{row.label}**" if row.ours else row.label
+        if row.first is None:
+            rows.append([label, row.error])
+            continue
+        base = base or row.first.median
+        cells = [label, str(row.first), f"{row.first.median / base:.2g}"]
+        cells += [str(row.next or ""), f"{row.first.prefilled:,}", str(row.first.rounds)]
+        rows.append(cells)
+    return table(["", "fan-out", "relative", "the next", "prompt tokens computed", "rounds"], rows)
+
+
+def part_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
+    """Yield what compares our library with the stock one at every part of a fan-out."""
+    for (task, name), ours in summaries.found.items():
+        if task.model == model and task.benchmark != "fan-out" and task.contestant == "kvfork":
+            stock_task = dataclasses.replace(task, contestant="stock")
+            stock_name = "own prefill" if task.benchmark == "first_token" else name
+            stock = summaries.found.get((stock_task, stock_name))
+            what = words(name, task.prefix)
+            yield part_row(what, stock, ours)
+
+
+def part_row(what: str, stock: Summary | None, ours: Summary) -> list[str]:
+    if stock is None:
+        return [what, "", str(ours), ""]
+    ratio = stock.median / ours.median
+    return [what, str(stock), str(ours), f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"]
+
+
+def words(name: str, prefix: int) -> str:
+    """Say what a part's name means."""
+    if match := re.fullmatch(r"decode (\d+) at (\d+)(?:\+(\d+))?", name):
+        own = f" and {int(match[3]):,} of their own" if match[3] else ""
+        branches = count(int(match[1]), "branch", "branches")
+        return f"decode step, {branches}, {int(match[2]):,} shared{own}"
+    if match := re.fullmatch(r"(\D+) (\d+)", name):
+        return f"{match[1]} of {int(match[2]):,} tokens"
+    return f"first token after {prefix:,} tokens, {name}"
+
+
+def count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    """Write a Markdown table: the first column to the left, all others to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    lines += [[*row, *[""] * (len(head) - len(row))] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    for path in sorted(results.FOLDER.glob("*.json")):
+        print(report(results.load(path)))
+
+
+if __name__ == "__main__":
+    main()
