@@ -1,0 +1,167 @@
+"""Tables and plots say what the results say; the README's is the committed results' own."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import results
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.plots import draw
+from benchmarks.report import (
+    BEGIN,
+    END,
+    README_GRID,
+    fan_out_table,
+    readme_block,
+    tables,
+    with_block,
+)
+from benchmarks.results import README
+from benchmarks.summary import Cell, Summaries, Summary, time_text
+
+RECORDED = Path(__file__).parent / "benchmark_results.json"
+CELL = Cell("SmolLM2", 512, 2, 64)
+
+
+@pytest.fixture
+def recorded() -> dict[str, Any]:
+    """Return the results of a small grid that has been measured."""
+    return results.load(RECORDED)
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    """Return a table's rows by their first column, without marks and head."""
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return {row[0].replace("*", ""): row[1:] for row in cells[2:]}
+
+
+#
+# the README
+#
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    measured = results.load(results.FOLDER / f"{README_GRID}.json")
+    text = README.read_text("utf-8")
+    assert with_block(text, readme_block(measured)) == text
+    block = text.split(BEGIN)[1].split(END)[0]
+    assert measured["machine"] in block
+    assert block in text.split("\n## ")[0]  # on its first screen
+
+
+def test_all_results_are_of_one_commit_and_whole() -> None:
+    for path in results.FOLDER.glob("*.json"):
+        measured = results.load(path)
+        assert "dirty" not in measured["commit"], path
+        for one in measured["measurements"]:
+            assert one["over"] or not one["error"]
+            for found in one["found"]:
+                if one["benchmark"] == "fan-out":
+                    assert found["generated"] == one["branches"] * one["generate"]
+
+
+def test_a_text_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="no block"):
+        with_block(f"{END} {BEGIN}", "block")
+
+
+#
+# tables
+#
+
+
+def test_a_fan_out_has_a_row_for_each_label(recorded: dict[str, Any]) -> None:
+    table = rows(fan_out_table(Summaries(recorded), CELL))
+    measured = {one["contestant"] for one in recorded["measurements"]}
+    labels = [one.label for name, one in CONTESTANTS.items() if name in measured]
+    assert list(table) == list(dict.fromkeys(labels))
+    assert next(iter(table.values()))[1] == "1"
+
+
+def test_of_two_ways_the_faster_one_counts(recorded: dict[str, Any]) -> None:
+    ways = ("llama-server", "llama-server-split")
+    label = CONTESTANTS[ways[0]].label
+    for slow, fast in (ways, ways[::-1]):
+        changed = copy.deepcopy(recorded)
+        for one in changed["measurements"]:
+            if one["contestant"] in ways:
+                one["found"][0]["seconds"] = 20.0 if one["contestant"] == slow else 10.0
+        assert rows(fan_out_table(Summaries(changed), CELL))[label][0] == "10.0 s", fast
+
+
+def test_a_failure_is_shown(recorded: dict[str, Any]) -> None:
+    for one in recorded["measurements"]:
+        if one["contestant"] == "article":
+            one.update(found=[], error="more than 900 s")
+    row = rows(fan_out_table(Summaries(recorded), CELL))[CONTESTANTS["article"].label]
+    assert row[0] == "more than 900 s"
+    assert not any(row[1:])
+
+
+def test_a_round_that_failed_is_no_round(recorded: dict[str, Any]) -> None:
+    label = CONTESTANTS["article"].label
+    before = rows(fan_out_table(Summaries(recorded), CELL))[label]
+    one = next(one for one in recorded["measurements"] if one["contestant"] == "article")
+    recorded["measurements"].append({**one, "found": [], "error": "failed"})
+    assert rows(fan_out_table(Summaries(recorded), CELL))[label] == before
+
+
+def test_rounds_are_a_median_and_a_spread() -> None:
+    assert str(Summary((3.0, 1.0, 2.5), 0)) == "2.50 s (1.00 to 3.00)"
+    assert str(Summary((0.0025,), 0)) == "2.50 ms"
+
+
+def test_times_have_three_digits() -> None:
+    times = (114.8, 15.32, 8.3, 0.061, 0.00013, 0.0000055)
+    texts = ["115 s", "15.3 s", "8.30 s", "61.0 ms", "130 µs", "5.50 µs"]
+    assert [time_text(seconds) for seconds in times] == texts
+
+
+def test_parts_are_compared_with_llama_cpp(recorded: dict[str, Any]) -> None:
+    *_, title, table = tables(Summaries(recorded))
+    assert title.startswith("## Part by part")
+    parts = rows(table)
+    step = parts["decode step, 8 branches, 2,048 shared"]
+    own = parts["decode step, 8 branches, 2,048 shared and 512 of their own"]
+    token = parts["first token after 3,500 tokens, forked"]
+    alone = parts["first token after 3,500 tokens, own prefill"]
+    assert token[0] == alone[0]  # llama.cpp has nothing to fork
+    for stock, ours, ratio in (step, own, token, alone):
+        assert stock
+        assert ours
+        assert float(ratio.replace(",", "")) > 0
+
+
+#
+# plots
+#
+
+
+def test_plots_are_pictures_and_always_the_same(recorded: dict[str, Any], tmp_path: Path) -> None:
+    bars, steps = draw(Summaries(recorded), tmp_path, "small")
+    first = [path.read_bytes() for path in (bars, steps)]
+    assert all(data.startswith(b"\x89PNG") for data in first)
+    assert first[0] != first[1]
+    draw(Summaries(recorded), tmp_path, "small")
+    assert [path.read_bytes() for path in (bars, steps)] == first
+
+
+def test_several_counts_of_branches_are_lines(recorded: dict[str, Any], tmp_path: Path) -> None:
+    more = json.loads(json.dumps(recorded["measurements"]))
+    for one in more:
+        if one["benchmark"] == "fan-out":
+            one["branches"] *= 2
+    recorded["measurements"] += more
+    names = [path.name for path in draw(Summaries(recorded), tmp_path, "small")]
+    assert names == ["small-smollm2-512-64.png", "small-smollm2-steps.png"]
+
+
+def test_no_plot_without_results(tmp_path: Path) -> None:
+    assert draw(Summaries(results.new("small")), tmp_path, "small") == []
+    assert not re.search("png", " ".join(path.name for path in tmp_path.iterdir()))
