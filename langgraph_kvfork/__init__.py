@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         StructuredOutputError,
     )
     from langgraph_kvfork.events import Done, Event, Logprob, PrefillProgress, Token, Usage
+    from langgraph_kvfork.fork_branch import ForkBranch
     from langgraph_kvfork.fork_node import ForkNode
     from langgraph_kvfork.prefill_node import PrefillNode
     from langgraph_kvfork.rendered_prompt import RenderedPrompt
@@ -51,6 +52,7 @@ __all__ = [
     "EngineParams",
     "EngineStats",
     "Event",
+    "ForkBranch",
     "ForkNode",
     "GenerationError",
     "GenerationTimeoutError",
@@ -78,6 +80,7 @@ _MODULES = {
     "EngineParams": "engine_params",
     "EngineStats": "stats",
     "Event": "events",
+    "ForkBranch": "fork_branch",
     "ForkNode": "fork_node",
     "Logprob": "events",
     "PrefillNode": "prefill_node",

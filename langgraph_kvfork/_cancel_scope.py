@@ -2,7 +2,7 @@
 
 A thread cannot be cancelled, but the branch that it waits for can: a fan-out opens a scope, the
 sync branches that its threads start join it, and when one of them fails the scope cancels the
-others.
+others. A scope within a scope is one of its members.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ def current_scope() -> CancelScope | None:
 def cancel_scope() -> Iterator[CancelScope]:
     """Open a scope for this context and those copied from it; cancel it if the block raises."""
     scope = CancelScope()
+    outer = current_scope()
+    if outer is not None:
+        outer.add(scope)
     token = _current.set(scope)
     try:
         yield scope

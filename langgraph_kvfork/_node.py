@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableSequence
+
 from langgraph_kvfork._checks import is_c_text, require
 from langgraph_kvfork.errors import InvalidRequestError
 
@@ -18,8 +20,13 @@ def check_key(name: str, key: object) -> None:
     require(is_c_text(key) and bool(key), name, key, "give the name of a key of the graph's state")
 
 
-def state_value(state: Any, key: str) -> Any:
+def state_value(state: Any, key: str, what: str) -> Any:
     """Return a value of a graph's state, be that a dict, a dataclass or a pydantic model.
+
+    Args:
+        state: The state.
+        key: The value's key.
+        what: What it is: "messages" or "branches".
 
     Raises:
         InvalidRequestError: The state has no such key.
@@ -32,7 +39,20 @@ def state_value(state: Any, key: str) -> Any:
         if hasattr(state, key):
             return getattr(state, key)
         known = ", ".join(vars(state)) if hasattr(state, "__dict__") else "none"
+    named = "messages_key" if what == "messages" else what
     raise InvalidRequestError(
-        f"The graph's state has no key {key!r}: put the messages there, or name their key with "
-        f"messages_key. Keys that it has: {known}."
+        f"The graph's state has no key {key!r}: put the {what} there, or name their key with "
+        f"{named}. Keys that it has: {known}."
     )
+
+
+def underlying_model(llm: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
+    """Return what answers first in a chain, and what is bound to it for every call."""
+    kwargs: dict[str, Any] = {}
+    while isinstance(llm, (RunnableBinding, RunnableSequence)):
+        if isinstance(llm, RunnableSequence):
+            llm = llm.first
+        else:
+            kwargs = {**llm.kwargs, **kwargs}
+            llm = llm.bound
+    return llm, kwargs

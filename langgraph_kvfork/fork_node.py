@@ -3,74 +3,111 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
-from typing import Any, TypeAlias, Union
+from collections.abc import Mapping
+from concurrent.futures import as_completed
+from typing import Any, get_args
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
-from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_executor_for_config, merge_configs, patch_config
 
 from langgraph_kvfork._cancel_scope import cancel_scope
-from langgraph_kvfork._checks import require
+from langgraph_kvfork._checks import check_integer, require
+from langgraph_kvfork._fork_plan import (
+    Plan,
+    branches_of_state,
+    check_branches,
+    plan_branches,
+    plan_samples,
+    to_messages,
+)
+from langgraph_kvfork._fork_results import ForkResults, OnError, Output, Race
 from langgraph_kvfork._node import check_key, state_value
-from langgraph_kvfork.errors import InvalidRequestError
-
-Messages: TypeAlias = str | Sequence[Any]
-"""Text of a human's message, or messages in any form that LangChain takes."""
-
-BranchSpec: TypeAlias = Union[Messages, Callable[[Any], Messages]]  # noqa: UP007
-"""What a branch adds to the shared messages: these, or what a function of the state returns."""
+from langgraph_kvfork.fork_branch import BranchSource
 
 
-class ForkNode(Runnable[Any, dict[str, Any]]):
+class ForkNode(Runnable[Any, Any]):
     """Answers the state's messages once per branch, all at a time, each with an ending of its own.
 
-    The messages that the branches share are prefilled once; each branch is a fork. The result is
-    `{output_key: {name: answer}}` in the order given.
+    The messages that the branches share are prefilled once; each branch is a fork.
 
     Each branch runs with the tag `branch:<name>` and `{"kvfork_branch": <name>}` in its metadata,
-    so `stream_mode="messages"` tells whose token it is. If a branch fails, the others are cancelled
-    and its error is raised.
+    so `stream_mode="messages"` tells whose token it is. Branches in a list are named "0", "1", ….
 
     Example:
         ```python
         ForkNode(llm, {"risks": "List the risks.", "dates": "List the dates."})
         # state["branches"] == {"risks": AIMessage(...), "dates": AIMessage(...)}
+        ForkNode(llm, "questions")  # one branch for each item of state["questions"]
+        ForkNode(llm, n=8)  # eight answers to state["messages"]
+        ForkNode(llm, n=8, race=lambda answer: is_right(answer.text))  # the first that is right
         ```
 
     Args:
         llm: The chat model, or whatever takes messages: with arguments bound, with a parser behind.
-        branches: By name: text of a human's message, messages, or a function of the state that
-            returns one of these.
+        branches: By name, or in a list: text of a human's message, messages, a function of the
+            state that returns one of these, or a `ForkBranch`, which can have another model. Or the
+            state's key of such a dict or list; or a function of the state that returns one.
+        n: Instead of branches: how many answers to give to the shared messages alone. With a `seed`
+            the answers' seeds are `seed`, `seed + 1`, …
         messages_key: The state's key of the shared messages.
         output_key: The state's key of the answers.
+        output: "dict": its value is a dict, by the branches' names; "list": a list, in their order;
+            "reduce": each answer is an update of its own, for the key's reducer, as if the branches
+            were nodes. None: as the branches are given.
+        on_error: "raise": if a branch fails, the others are cancelled and its error is raised;
+            "collect": its exception stands where its answer would. (Checkpointers keep exceptions
+            as text.)
+        race: The first answer wins (True), or the first for which this function returns true; the
+            other branches are cancelled. Its answer is the only one then; if no branch wins, there
+            is none, and only the exceptions that `on_error` collects.
+        max_concurrency: Most branches at a time; None: all.
 
     Raises:
-        InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key, or a
-            branch's function returned something else.
+        InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key, or what
+            it holds, or what a function returned, are no branches.
     """
 
     def __init__(
         self,
         llm: Runnable[Any, Any],
-        branches: Mapping[str, BranchSpec],
+        branches: BranchSource | None = None,
         *,
+        n: int | None = None,
         messages_key: str = "messages",
         output_key: str = "branches",
+        output: Output | None = None,
+        on_error: OnError = "raise",
+        race: Race = False,
+        max_concurrency: int | None = None,
     ) -> None:
-        _check(llm, branches)
+        require(isinstance(llm, Runnable), "llm", llm, "give a ChatKVFork")
         check_key("messages_key", messages_key)
         check_key("output_key", output_key)
+        _check_source(branches, n)
+        _check_choice("output", output, (None, *get_args(Output)))
+        _check_choice("on_error", on_error, get_args(OnError))
+        require(isinstance(race, bool) or callable(race), "race", race, "give True or a function")
+        if max_concurrency is not None:
+            remedy = "give 1 or more, or None for all"
+            check_integer("max_concurrency", max_concurrency, remedy, low=1)
+        require(
+            output != "reduce" or on_error == "raise",
+            "on_error",
+            on_error,
+            'give "raise", since a reducer takes no exceptions, or another output than "reduce"',
+        )
         self.llm = llm
-        self.branches = dict(branches)
+        self.branches = branches
+        self.n = n
         self.messages_key = messages_key
         self.output_key = output_key
+        self.output = output
+        self.on_error = on_error
+        self.race = race
+        self.max_concurrency = max_concurrency
 
-    def invoke(
-        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Run all branches, each in a thread of its own.
 
         Args:
@@ -83,9 +120,7 @@ class ForkNode(Runnable[Any, dict[str, Any]]):
         """
         return self._call_with_config(self._fork, input, config, **kwargs)
 
-    async def ainvoke(
-        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Run all branches as tasks of the running event loop."""
         return await self._acall_with_config(self._afork, input, config, **kwargs)
 
@@ -95,27 +130,31 @@ class ForkNode(Runnable[Any, dict[str, Any]]):
         run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
         **kwargs: Any,
-    ) -> dict[str, Any]:
-        prompts = self._prompts(state)
+    ) -> Any:
+        plans, output = self._plan(state, kwargs)
+        results = self._results(plans)
         # a pool of the default size would run the branches in waves
-        pool_config = patch_config(config, max_concurrency=len(prompts))
+        pool_config = patch_config(config, max_concurrency=self._width(plans))
         with get_executor_for_config(pool_config) as pool, cancel_scope() as scope:
             futures = {
-                name: pool.submit(
-                    self.llm.invoke,
-                    messages,
-                    _branch_config(config, run_manager, name),
-                    **kwargs,
-                )
-                for name, messages in prompts.items()
+                pool.submit(
+                    plan.llm.invoke,
+                    plan.messages,
+                    _branch_config(config, run_manager, plan.name),
+                    **{**kwargs, **plan.arguments},
+                ): plan.name
+                for plan in plans
             }
-            wait(futures.values(), return_when=FIRST_EXCEPTION)
-            failed = next((f for f in futures.values() if f.done() and f.exception()), None)
-            if failed is not None:
+            try:
+                for future in as_completed(futures):
+                    results.take(futures[future], future)
+                    if results.decided:
+                        break
+            finally:
+                for future in futures:
+                    future.cancel()
                 scope.cancel()
-                failed.result()
-            answers = {name: future.result() for name, future in futures.items()}
-        return {self.output_key: answers}
+        return results.update(self.output_key, output)
 
     async def _afork(
         self,
@@ -123,64 +162,66 @@ class ForkNode(Runnable[Any, dict[str, Any]]):
         run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
         **kwargs: Any,
-    ) -> dict[str, Any]:
-        prompts = self._prompts(state)
-        tasks = {
-            name: asyncio.ensure_future(
-                self.llm.ainvoke(messages, _branch_config(config, run_manager, name), **kwargs)
-            )
-            for name, messages in prompts.items()
-        }
+    ) -> Any:
+        plans, output = self._plan(state, kwargs)
+        results = self._results(plans)
+        turns = asyncio.Semaphore(self._width(plans))
+
+        async def run(plan: Plan) -> Any:
+            async with turns:
+                return await plan.llm.ainvoke(
+                    plan.messages,
+                    _branch_config(config, run_manager, plan.name),
+                    **{**kwargs, **plan.arguments},
+                )
+
+        tasks = {asyncio.ensure_future(run(plan)): plan.name for plan in plans}
+        pending = set(tasks)
         try:
-            answers = await asyncio.gather(*tasks.values())
-        except BaseException:
-            for task in tasks.values():
+            while pending and not results.decided:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if not results.decided:
+                        results.take(tasks[task], task)
+        finally:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-            raise
-        return {self.output_key: dict(zip(tasks, answers, strict=True))}
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return results.update(self.output_key, output)
 
-    def _prompts(self, state: Any) -> dict[str, list[BaseMessage]]:
-        shared = _messages(state_value(state, self.messages_key))
-        return {
-            name: [*shared, *self._ending(name, spec, state)]
-            for name, spec in self.branches.items()
-        }
+    def _plan(self, state: Any, arguments: Mapping[str, Any]) -> tuple[list[Plan], Output]:
+        """Return the branches to run, and the form of their results."""
+        name = f"state[{self.messages_key!r}]"
+        shared = to_messages(name, state_value(state, self.messages_key, "messages"))
+        if self.branches is None:
+            assert self.n is not None
+            return plan_samples(self.n, shared, self.llm, arguments), self.output or "list"
+        branches = self.branches
+        if isinstance(branches, str) or callable(branches):
+            branches = branches_of_state(branches, state)
+        plans = plan_branches(branches, shared, self.llm, state)
+        return plans, self.output or ("dict" if isinstance(branches, Mapping) else "list")
 
-    def _ending(self, name: str, spec: BranchSpec, state: Any) -> list[BaseMessage]:
-        ending = spec(state) if callable(spec) else spec
-        if not _is_messages(ending):
-            raise InvalidRequestError(
-                f"branches[{name!r}] returned {ending!r}: it must return text or messages."
-            )
-        return _messages(ending)
+    def _results(self, plans: list[Plan]) -> ForkResults:
+        return ForkResults([plan.name for plan in plans], self.on_error, self.race)
 
-
-def _messages(value: Messages) -> list[BaseMessage]:
-    return [HumanMessage(value)] if isinstance(value, str) else convert_to_messages(value)
-
-
-def _is_messages(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)) and bool(value)
+    def _width(self, plans: list[Plan]) -> int:
+        return max(min(self.max_concurrency or len(plans), len(plans)), 1)
 
 
-def _check(llm: object, branches: object) -> None:
-    require(isinstance(llm, Runnable), "llm", llm, "give a ChatKVFork")
-    require(
-        isinstance(branches, Mapping) and bool(branches),
-        "branches",
-        branches,
-        "give a dict with one entry per branch, from its name to what it asks",
-    )
-    assert isinstance(branches, Mapping)
-    for name, spec in branches.items():
-        require(isinstance(name, str) and bool(name), "branches", {name: spec}, "name it with text")
-        require(
-            callable(spec) or _is_messages(spec),
-            f"branches[{name!r}]",
-            spec,
-            "give text, a list of messages, or a function of the state that returns one of these",
-        )
+def _check_source(branches: object, n: object) -> None:
+    require((branches is None) != (n is None), "n", n, "give either branches or n")
+    if n is not None:
+        check_integer("n", n, "give how many answers you want, 1 or more", low=1)
+    elif isinstance(branches, str):
+        check_key("branches", branches)
+    elif not callable(branches):
+        checked = check_branches("branches", branches)
+        require(bool(checked), "branches", branches, "give at least one")
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    require(value in choices, name, value, f"give one of {', '.join(map(repr, choices))}")
 
 
 def _branch_config(

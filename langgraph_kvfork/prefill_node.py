@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 
-from langgraph_kvfork._node import check_key, state_value
+from langgraph_kvfork._node import check_key, state_value, underlying_model
 from langgraph_kvfork.chat_model import ChatKVFork
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.events import PrefillProgress
@@ -26,7 +26,7 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         ```
 
     Args:
-        llm: The chat model, or one with arguments bound to it.
+        llm: The chat model; with arguments bound to it, or a parser behind, if later calls have it.
         messages_key: The state's key of the messages.
 
     Raises:
@@ -35,7 +35,7 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
 
     def __init__(
         self,
-        llm: ChatKVFork | RunnableBinding[Any, Any],
+        llm: Runnable[Any, Any],
         *,
         messages_key: str = "messages",
     ) -> None:
@@ -65,26 +65,23 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         return await self._acall_with_config(self._aprefill, input, config, **kwargs)
 
     def _prefill(self, state: Any) -> dict[str, Any]:
-        messages = state_value(state, self.messages_key)
+        messages = state_value(state, self.messages_key, "messages")
         self.llm.prefill(messages, on_progress=_progress_writer(), **self._call)
         return {}
 
     async def _aprefill(self, state: Any) -> dict[str, Any]:
-        messages = state_value(state, self.messages_key)
+        messages = state_value(state, self.messages_key, "messages")
         await self.llm.aprefill(messages, on_progress=_progress_writer(), **self._call)
         return {}
 
 
 def _chat_model(llm: object) -> tuple[ChatKVFork, dict[str, Any]]:
     """Return the chat model, and what is bound to it for every call."""
-    bound = llm
-    kwargs: dict[str, Any] = {}
-    while isinstance(bound, RunnableBinding):
-        kwargs = {**bound.kwargs, **kwargs}
-        bound = bound.bound
-    if isinstance(bound, ChatKVFork):
-        kwargs.pop("ls_structured_output_format", None)
-        return bound, kwargs
+    if isinstance(llm, Runnable):
+        model, kwargs = underlying_model(llm)
+        if isinstance(model, ChatKVFork):
+            kwargs.pop("ls_structured_output_format", None)
+            return model, kwargs
     raise InvalidRequestError(f"llm={llm!r} is not possible: give a ChatKVFork.")
 
 

@@ -30,7 +30,10 @@ ECHO = RunnableLambda(echo)
     ("branches", "message"),
     [
         ({}, "branches={}"),
-        (["a"], "branches="),
+        ([], r"branches=\[\]"),
+        (1, "branches=1"),
+        (["a", 1], r"branches\[1\]=1"),
+        ("", "branches=''"),
         ({"": "a"}, "branches="),
         ({1: "a"}, "branches="),
         ({"a": ""}, r"branches\['a'\]"),

@@ -1,0 +1,91 @@
+"""`ForkNode` on a real model: what its forms compute, and what a race leaves behind."""
+
+import pytest
+from helpers import call, idle, prompt_tokens, wait_until
+from langchain_core.messages import HumanMessage
+from pydantic import BaseModel
+
+from langgraph_kvfork import ContextOverflowError, ForkBranch, ForkNode
+
+both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+
+
+class Answer(BaseModel):
+    yes: bool
+
+
+@both
+async def test_eight_samples_prefill_their_prompt_once(llm, engine, excerpt, asynchronous):
+    messages = [*excerpt, HumanMessage("What is this?")]
+    length = len(prompt_tokens(engine, messages))
+    before = engine.stats()
+    node = ForkNode(llm.bind(temperature=1, seed=1, max_tokens=4, ignore_eos=True), n=8)
+    result = await call(node, {"messages": messages}, asynchronous=asynchronous)
+    stats = engine.stats()
+    # the last token of a prompt is always computed: its logits are what a text begins with
+    assert stats.prefill_tokens - before.prefill_tokens == length + 7
+    assert stats.forked_tokens - before.forked_tokens == 7 * (length - 1)
+    assert stats.decode_tokens - before.decode_tokens == 8 * 4
+    assert stats.cells_used_max <= length + 8 * 4
+    # eight different seeds say different things
+    assert len({answer.text for answer in result["branches"]}) > 1
+
+
+@both
+async def test_branches_with_a_schema_and_a_grammar_share_their_prefix(
+    llm, engine, excerpt, asynchronous
+):
+    node = ForkNode(
+        llm,
+        {
+            "free": "Is this a license?",
+            "forced": ForkBranch("Is this a license?", llm.bind(grammar='root ::= "Certainly."')),
+            "parsed": ForkBranch(
+                "Is this a license?", llm.with_structured_output(Answer, max_tokens=32)
+            ),
+        },
+    )
+    before = engine.stats()
+    result = await call(node, {"messages": excerpt}, asynchronous=asynchronous)
+    length = len(prompt_tokens(engine, [*excerpt, HumanMessage("Is this a license?")]))
+    assert engine.stats().prefill_tokens - before.prefill_tokens == length + 2
+    assert result["branches"]["forced"].text == "Certainly."
+    assert isinstance(result["branches"]["parsed"], Answer)
+
+
+@both
+async def test_a_race_cancels_the_others_in_the_engine(llm, engine, excerpt, asynchronous):
+    endless = llm.model_copy(update={"max_tokens": None, "ignore_eos": True})
+    short = llm.bind(grammar='root ::= "Done."', ignore_eos=False)
+    branches = {"a": "Tell me a story.", "b": ForkBranch("Hello.", short), "c": "Go on."}
+    node = ForkNode(endless, branches, race=True)
+    result = await call(node, {"messages": excerpt}, asynchronous=asynchronous)
+    wait_until(lambda: idle(engine))
+    assert {name: answer.text for name, answer in result["branches"].items()} == {"b": "Done."}
+    # to the end of the context, each would have said more than a thousand
+    assert engine.stats().cells_used < 2048
+
+
+@both
+async def test_a_branch_that_fails_leaves_the_others_their_answers(
+    llm, engine, excerpt, asynchronous
+):
+    node = ForkNode(llm, ["Hello.", "word " * 6000, "Why?"], on_error="collect")
+    answers = (await call(node, {"messages": excerpt}, asynchronous=asynchronous))["branches"]
+    assert [type(answer).__name__ for answer in answers] == [
+        "AIMessage",
+        "ContextOverflowError",
+        "AIMessage",
+    ]
+    assert isinstance(answers[1], ContextOverflowError)
+
+
+@both
+async def test_fewer_at_a_time_share_all_the_same(llm, engine, excerpt, asynchronous):
+    prompts = [[*excerpt, HumanMessage(f"Question {i}?")] for i in range(5)]
+    tokens = [tuple(prompt_tokens(engine, prompt)) for prompt in prompts]
+    trie = {prompt[:i] for prompt in tokens for i in range(1, len(prompt) + 1)}
+    before = engine.stats()
+    node = ForkNode(llm, [p[-1].content for p in prompts], max_concurrency=2)
+    await call(node, {"messages": excerpt}, asynchronous=asynchronous)
+    assert engine.stats().prefill_tokens - before.prefill_tokens == len(trie)
