@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from langgraph_kvfork.events import Done, Event, Logprob, PrefillProgress, Token, Usage
     from langgraph_kvfork.fork_branch import ForkBranch
     from langgraph_kvfork.fork_node import ForkNode
+    from langgraph_kvfork.fork_report import ForkReport, ReportedCall
     from langgraph_kvfork.prefill_node import PrefillNode
     from langgraph_kvfork.rendered_prompt import RenderedPrompt
     from langgraph_kvfork.request import Request
@@ -54,6 +55,7 @@ __all__ = [
     "Event",
     "ForkBranch",
     "ForkNode",
+    "ForkReport",
     "GenerationError",
     "GenerationTimeoutError",
     "InvalidRequestError",
@@ -65,6 +67,7 @@ __all__ = [
     "PrefillProgress",
     "ProcessForkedError",
     "RenderedPrompt",
+    "ReportedCall",
     "Request",
     "StructuredOutputError",
     "Token",
@@ -82,10 +85,12 @@ _MODULES = {
     "Event": "events",
     "ForkBranch": "fork_branch",
     "ForkNode": "fork_node",
+    "ForkReport": "fork_report",
     "Logprob": "events",
     "PrefillNode": "prefill_node",
     "PrefillProgress": "events",
     "RenderedPrompt": "rendered_prompt",
+    "ReportedCall": "fork_report",
     "Request": "request",
     "Token": "events",
     "Usage": "events",

@@ -143,7 +143,12 @@ class Answer:
                 # the first token is sampled from what the prefill computed
                 "decode_tokens_per_second": _rate(usage.generated_tokens - 1, usage.decode_ms),
             },
-            "fork": {"parent": usage.parent, "forked_tokens": usage.forked_tokens},
+            "fork": {
+                "branch": usage.branch,
+                "parent": usage.parent,
+                "forked_tokens": usage.forked_tokens,
+                "prefilled_tokens": usage.prefilled_tokens,
+            },
         }
 
     def _finish_reason(self, done: Done) -> str:

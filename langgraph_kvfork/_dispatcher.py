@@ -172,11 +172,14 @@ def _item(event: Any) -> Item:
         return error_of(event.error, text)
     if event.finish == Finish.CANCELLED:
         return BranchCancelledError("The branch was cancelled.")
-    return Done(finish_reason=_FINISH_REASONS[event.finish], usage=_usage(event.usage))
+    return Done(
+        finish_reason=_FINISH_REASONS[event.finish], usage=_usage(event.branch, event.usage)
+    )
 
 
-def _usage(usage: Any) -> Usage:
+def _usage(branch: int, usage: Any) -> Usage:
     return Usage(
+        branch=branch,
         prompt_tokens=usage.n_prompt,
         forked_tokens=usage.n_forked,
         prefilled_tokens=usage.n_prefilled,

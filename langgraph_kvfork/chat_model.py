@@ -54,7 +54,7 @@ _CALL_FIELDS = (
     "response_format",
 )
 _CHECKED_FIELDS = frozenset({*_ENGINE_FIELDS, *_MODEL_FIELDS})
-_NOT_COMPUTED = Usage(0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
+_NOT_COMPUTED = Usage(0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
 
 _good: set[tuple[Any, ...]] = set()
 """What was given to models whose values were all in their ranges."""

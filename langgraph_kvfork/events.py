@@ -15,6 +15,7 @@ class Usage:
     """Tokens and times of one branch.
 
     Attributes:
+        branch: The branch's id; 0: there was none.
         prompt_tokens: Tokens of the prompt.
         forked_tokens: How many of these came with a fork.
         prefilled_tokens: Tokens computed to get the prompt (and, after a preemption, the text so
@@ -27,6 +28,7 @@ class Usage:
         decode_ms: Milliseconds from its first token to its last.
     """
 
+    branch: int
     prompt_tokens: int
     forked_tokens: int
     prefilled_tokens: int

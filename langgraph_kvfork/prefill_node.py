@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    CallbackManagerForChainRun,
+    adispatch_custom_event,
+    dispatch_custom_event,
+)
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langgraph_kvfork._node import check_key, state_value, underlying_model
 from langgraph_kvfork.chat_model import ChatKVFork
 from langgraph_kvfork.errors import InvalidRequestError
-from langgraph_kvfork.events import PrefillProgress
+from langgraph_kvfork.events import PrefillProgress, Usage
+
+PREFILL_EVENT = "kvfork_prefill"
+"""Name of the custom event that tells callbacks what the node computed."""
 
 
 class PrefillNode(Runnable[Any, dict[str, Any]]):
@@ -18,7 +28,8 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
 
     It changes nothing in the state. While it computes, it writes
     `{"prefill": {"done": <tokens>, "total": <tokens>}}` to the graph's `custom` stream. (On Python
-    3.10 it cannot in async graphs: LangGraph's stream writer needs 3.11 there.)
+    3.10 it cannot in async graphs: LangGraph's stream writer needs 3.11 there.) Callbacks, such as
+    a `ForkReport`, get a custom event `kvfork_prefill` with what it computed.
 
     Example:
         ```python
@@ -64,15 +75,24 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         """As `invoke`, without blocking the event loop."""
         return await self._acall_with_config(self._aprefill, input, config, **kwargs)
 
-    def _prefill(self, state: Any) -> dict[str, Any]:
+    def _prefill(
+        self, state: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig
+    ) -> dict[str, Any]:
         messages = state_value(state, self.messages_key, "messages")
-        self.llm.prefill(messages, on_progress=_progress_writer(), **self._call)
+        usage = self.llm.prefill(messages, on_progress=_progress_writer(), **self._call)
+        dispatch_custom_event(PREFILL_EVENT, self._event(usage), config=config)
         return {}
 
-    async def _aprefill(self, state: Any) -> dict[str, Any]:
+    async def _aprefill(
+        self, state: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> dict[str, Any]:
         messages = state_value(state, self.messages_key, "messages")
-        await self.llm.aprefill(messages, on_progress=_progress_writer(), **self._call)
+        usage = await self.llm.aprefill(messages, on_progress=_progress_writer(), **self._call)
+        await adispatch_custom_event(PREFILL_EVENT, self._event(usage), config=config)
         return {}
+
+    def _event(self, usage: Usage) -> dict[str, Any]:
+        return {"model_name": self.llm._model_name, **asdict(usage)}
 
 
 def _chat_model(llm: object) -> tuple[ChatKVFork, dict[str, Any]]:

@@ -1,0 +1,147 @@
+"""How a fork report looks: as text, as a Mermaid flow chart, as HTML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from langgraph_kvfork.fork_report import ForkReport, ReportedCall
+
+_COUNTS = ("forked", "prefilled", "generated")
+_COLORS = {"wait": "#bbb", "forked": "#4c9f70", "prefilled": "#e08e45", "generated": "#4a7fb5"}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """All calls of one branch of one node."""
+
+    name: str
+    calls: Sequence[ReportedCall]
+
+    def count(self, name: str) -> int:
+        return sum(getattr(call, f"{name}_tokens") for call in self.calls)
+
+
+def text(report: ForkReport) -> str:
+    """Return a table, and what sharing saved."""
+    table = [["", "calls", *_COUNTS]]
+    for row in [*_rows(report), _Row("total", report.calls)]:
+        counts = [len(row.calls), *(row.count(name) for name in _COUNTS)]
+        table.append([row.name, *(f"{count:,}" for count in counts)])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for name, *numbers in table:
+        cells = [n.rjust(width) for n, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]))
+    return "\n".join([*lines, "", *_sentences(report)])
+
+
+def mermaid(report: ForkReport) -> str:
+    """Return a flow chart whose arrows are forks."""
+    rows = _rows(report)
+    row_of = {(call.model, call.id): i for i, row in enumerate(rows) for call in row.calls}
+    lines = ["flowchart LR"]
+    for i, row in enumerate(rows):
+        counts = [f"{row.count(name):,} {name}" for name in ("prefilled", "generated")]
+        lines.append(f'  n{i}["{_mermaid_text(row.name)}<br/>{"<br/>".join(counts)}"]')
+    forks: Counter[tuple[int | None, int]] = Counter()
+    for i, row in enumerate(rows):
+        for call in row.calls:
+            if call.forked_tokens:
+                parent = None if call.parent is None else row_of.get((call.model, call.parent))
+                forks[parent, i] += call.forked_tokens
+    if any(parent is None for parent, _ in forks):
+        lines.append('  earlier(["earlier"])')
+    for (parent, i), tokens in forks.items():
+        source = "earlier" if parent is None else f"n{parent}"
+        lines.append(f'  {source} -- "{tokens:,} forked" --> n{i}')
+    return "\n".join(lines)
+
+
+def html(report: ForkReport) -> str:
+    """Return a table with a bar of tokens and a time line for each branch."""
+    rows = _rows(report)
+    most = max((sum(row.count(name) for name in _COUNTS) for row in rows), default=1) or 1
+    begin = min((_begin(call) for row in rows for call in row.calls), default=0.0)
+    span = max((call.ended_ms for call in report.calls), default=1.0) - begin or 1.0
+    head = "".join(f'<th style="text-align:right">{name}</th>' for name in _COUNTS)
+    body = []
+    for row in rows:
+        cells = "".join(f'<td style="text-align:right">{row.count(n):,}</td>' for n in _COUNTS)
+        tokens = "".join(_bar(row.count(n) / most, _COLORS[n], n) for n in _COUNTS)
+        times = "".join(_call_bars(call, begin, span) for call in row.calls)
+        body.append(
+            f'<tr><td style="text-align:left">{escape(row.name)}</td>{cells}'
+            f"<td>{_track(tokens)}</td><td>{_track(times)}</td></tr>"
+        )
+    legend = "".join(
+        f'<span style="display:inline-block;width:.8em;height:.8em;background:{color}"></span> '
+        f"{'waiting' if name == 'wait' else name} &nbsp; "
+        for name, color in _COLORS.items()
+    )
+    sentences = "<br/>".join(escape(line) for line in _sentences(report))
+    return (
+        '<div style="font-family:sans-serif;font-size:13px">'
+        f'<table><thead><tr><th></th>{head}<th style="text-align:left">tokens</th>'
+        f'<th style="text-align:left">{span / 1000:.1f} s</th></tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table><p>{legend}</p><p>{sentences}</p></div>"
+    )
+
+
+def _rows(report: ForkReport) -> list[_Row]:
+    calls: dict[str, list[ReportedCall]] = {}
+    for call in report.calls:
+        name = " · ".join(filter(None, (call.node, call.branch))) or "outside of a graph"
+        calls.setdefault(name, []).append(call)
+    return [_Row(name, of_row) for name, of_row in calls.items()]
+
+
+def _sentences(report: ForkReport) -> list[str]:
+    n, saved = report.prompt_tokens, report.saved_tokens
+    lines = [
+        f"Without sharing, {n:,} tokens would have been prefilled; {report.prefilled_tokens:,} were"
+        + (f": {saved:,} ({100 * saved / n:.0f} %) saved." if n else ".")
+    ]
+    if report.unfinished:
+        lines.append(
+            f"{report.unfinished:,} calls failed, were cancelled or still run; what they computed "
+            "is not counted."
+        )
+    return lines
+
+
+def _mermaid_text(name: str) -> str:
+    return escape(name).replace("`", "'")
+
+
+def _begin(call: ReportedCall) -> float:
+    return call.ended_ms - call.wait_ms - call.prefill_ms - call.decode_ms
+
+
+def _call_bars(call: ReportedCall, begin: float, span: float) -> str:
+    start = _begin(call)
+    bars = []
+    for color, length in (
+        ("wait", call.wait_ms),
+        ("prefilled", call.prefill_ms),
+        ("generated", call.decode_ms),
+    ):
+        place = f"position:absolute;left:{100 * (start - begin) / span:.2f}%;"
+        bars.append(_bar(length / span, _COLORS[color], f"{length:.0f} ms", place))
+        start += length
+    return "".join(bars)
+
+
+def _bar(share: float, color: str, title: str, style: str = "float:left;") -> str:
+    return (
+        f'<div title="{escape(title)}" style="{style}width:{100 * share:.2f}%;height:100%;'
+        f'background:{color}"></div>'
+    )
+
+
+def _track(bars: str) -> str:
+    return f'<div style="position:relative;width:220px;height:12px">{bars}</div>'

@@ -1,0 +1,130 @@
+"""How a fork report adds up and how it looks; no model computes here."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from langgraph_kvfork import ForkReport, InvalidRequestError, ReportedCall
+
+
+def call(node, branch, id, parent, prompt, forked, generated=5, kind="answer"):
+    return ReportedCall(
+        node=node,
+        branch=branch,
+        kind=kind,
+        model="model",
+        id=id,
+        parent=parent,
+        prompt_tokens=prompt,
+        forked_tokens=forked,
+        prefilled_tokens=prompt - forked,
+        generated_tokens=generated,
+        ended_ms=100.0 * id,
+        wait_ms=10.0,
+        prefill_ms=20.0,
+        decode_ms=30.0,
+    )
+
+
+@pytest.fixture
+def report():
+    report = ForkReport()
+    report.calls = [
+        call("read", "", 1, None, 1000, 0, 0, "prefill"),
+        call("panel", "risks", 2, 1, 1010, 1000),
+        call("panel", "<dates>", 3, 1, 1020, 1000),
+        call("join", "", 4, 99, 1100, 1000),
+        call("", "", 5, None, 7, 0),
+    ]
+    report._n_failed = 2
+    return report
+
+
+def test_totals_are_of_what_was_computed_and_saved_is_against_answers_alone(report):
+    assert report.prompt_tokens == 1010 + 1020 + 1100 + 7
+    assert report.prefilled_tokens == 1000 + 10 + 20 + 100 + 7
+    assert report.forked_tokens == 3000
+    assert report.generated_tokens == 20
+    assert report.saved_tokens == report.prompt_tokens - report.prefilled_tokens
+
+
+def test_as_text(report):
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["calls", "forked", "prefilled", "generated"]
+    assert lines[1].split() == ["read", "1", "0", "1,000", "0"]
+    assert lines[2].split() == ["panel", "·", "risks", "1", "1,000", "10", "5"]
+    assert lines[5].split() == ["outside", "of", "a", "graph", "1", "0", "7", "5"]
+    assert lines[6].split() == ["total", "5", "3,000", "1,137", "20"]
+    assert len({len(line) for line in lines[:7]}) == 1
+    assert "2,000 (64 %) saved" in lines[8]
+    assert lines[9].startswith("2 calls failed, were cancelled or still run")
+    assert repr(report) == (
+        "<ForkReport: 5 calls, 1,137 tokens prefilled, 3,000 forked, 2,000 saved>"
+    )
+
+
+def test_as_mermaid_every_fork_is_an_arrow(report):
+    assert report.mermaid().splitlines() == [
+        "flowchart LR",
+        '  n0["read<br/>1,000 prefilled<br/>0 generated"]',
+        '  n1["panel · risks<br/>10 prefilled<br/>5 generated"]',
+        '  n2["panel · &lt;dates&gt;<br/>20 prefilled<br/>5 generated"]',
+        '  n3["join<br/>100 prefilled<br/>5 generated"]',
+        '  n4["outside of a graph<br/>7 prefilled<br/>5 generated"]',
+        '  earlier(["earlier"])',
+        '  n0 -- "1,000 forked" --> n1',
+        '  n0 -- "1,000 forked" --> n2',
+        '  earlier -- "1,000 forked" --> n3',
+    ]
+
+
+class Balance(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open = []
+        self.text = []
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_as_html(report):
+    parser = Balance()
+    parser.feed(report._repr_html_())
+    assert parser.open == []
+    text = " ".join(parser.text)
+    assert "panel · <dates>" in text
+    assert "<dates>" not in report.html()
+    assert "2,000 (64 %) saved" in text
+
+
+@pytest.mark.parametrize("view", [str, ForkReport.mermaid, ForkReport.html, repr])
+def test_an_empty_report_has_every_form(view):
+    assert view(ForkReport())
+
+
+def test_a_saved_report_is_the_same_when_it_is_read(report, tmp_path):
+    report.save(tmp_path / "run.json")
+    read = ForkReport.load(tmp_path / "run.json")
+    assert read.as_dict() == report.as_dict()
+    assert str(read) == str(report)
+    assert json.loads((tmp_path / "run.json").read_text())["saved_tokens"] == report.saved_tokens
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"calls": [{}], "unfinished": 0}'])
+def test_what_is_no_saved_report_is_refused(content, tmp_path):
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InvalidRequestError, match=r"run\.json' is no saved report"):
+        ForkReport.load(path)
