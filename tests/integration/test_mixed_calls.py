@@ -244,7 +244,7 @@ def last_words(monkeypatch):
 
     def spy(event):
         if event.type == EventType.DONE:
-            usages.append((Finish(event.finish), _dispatcher._usage(event.usage)))
+            usages.append((Finish(event.finish), _dispatcher._usage(event.branch, event.usage)))
         return take(event)
 
     monkeypatch.setattr(_dispatcher, "_item", spy)
