@@ -40,6 +40,10 @@ struct Branch {
     kvf_branch_id awaited   = 0;
     size_t        n_awaited = 0;
 
+    // while it waits: what it last heard of its prefix, and when
+    size_t            n_told = 0;
+    Clock::time_point t_told;
+
     // while it runs: lengths at which others wait to fork it; a prefill pauses there
     std::vector<size_t> fork_points;
 

@@ -21,7 +21,7 @@ Event make_event(kvf_event_type type, const Branch & branch) {
 
 Event make_progress(const Branch & branch, size_t n_done) {
     Event event       = make_event(KVF_EVENT_PREFILL, branch);
-    event.head.n_done = static_cast<uint32_t>(n_done);
+    event.head.n_done = static_cast<uint32_t>(std::min(n_done, branch.n_prompt)); // the rest is its text
     return event;
 }
 
@@ -152,7 +152,7 @@ void Scheduler::step(std::vector<Event> & out) {
 
     ++stats_.steps;
     for (const Rows & r : rows) {
-        if (!r.branch->decodes()) {
+        if (r.is_prefill) {
             r.branch->usage.n_prefilled += static_cast<uint32_t>(r.n);
             stats_.prefill_tokens += r.n;
         }
@@ -162,9 +162,8 @@ void Scheduler::step(std::vector<Event> & out) {
 
     for (const Rows & r : rows) {
         Branch & branch = *r.branch;
-        if (branch.usage.n_generated == 0) {
+        if (r.is_prefill) {
             out.push_back(make_progress(branch, branch.n_cached));
-            tell_waiters(branch, out);
         }
         if (r.i_logits >= 0) {
             sample(branch, r.i_logits, out);
@@ -172,6 +171,7 @@ void Scheduler::step(std::vector<Event> & out) {
             finish(branch, KVF_FINISH_PREFILLED, out);
         }
     }
+    tell_waiters(out);
 }
 
 int32_t Scheduler::decode() {
@@ -179,11 +179,22 @@ int32_t Scheduler::decode() {
     return llama_decode(ctx_, *batch_);
 }
 
-// Those who wait for a branch's prefix hear of it too: it is their prompt that is being computed.
-void Scheduler::tell_waiters(const Branch & owner, std::vector<Event> & out) {
+// Those who wait hear how far their prefix is, and otherwise now and then that others are being computed: nobody is to
+// take waiting for standing still.
+void Scheduler::tell_waiters(std::vector<Event> & out) {
+    constexpr double ms_between_words = 250;
+
+    const auto now = Clock::now();
     for (const auto & [id, branch] : branches_) {
-        if (branch->awaited == owner.id && branch->usage.n_generated == 0) {
-            out.push_back(make_progress(*branch, std::min(branch->n_awaited, owner.n_cached)));
+        if (branch->seq >= 0) {
+            continue;
+        }
+        const auto   awaited = branches_.find(branch->awaited);
+        const size_t n_done  = awaited == branches_.end() ? 0 : std::min(branch->n_awaited, awaited->second->n_cached);
+        if (n_done != branch->n_told || ms_between(branch->t_told, now) >= ms_between_words) {
+            branch->n_told = n_done;
+            branch->t_told = now;
+            out.push_back(make_progress(*branch, n_done));
         }
     }
 }
@@ -339,7 +350,7 @@ std::vector<Scheduler::Rows> Scheduler::plan() {
     size_t            n_left = n_batch_;
 
     const auto add = [&](Branch & branch, size_t n) {
-        rows.push_back({ &branch, n, n == branch.n_pending(), -1 });
+        rows.push_back({ &branch, n, !branch.decodes(), n == branch.n_pending(), -1 });
         n_left -= n;
     };
     for (const auto & [id, branch] : branches_) {

@@ -64,11 +64,12 @@ class Scheduler {
     struct Rows {
         Branch * branch;
         size_t   n;
+        bool     is_prefill;
         bool     is_last;  // they reach the end of its tokens
         int32_t  i_logits; // row of the batch whose logits the next token is sampled from, -1: none
     };
 
-    void              tell_waiters(const Branch & owner, std::vector<Event> & out);
+    void              tell_waiters(std::vector<Event> & out);
     void              admit(std::vector<Event> & out);
     bool              start(Branch & branch, const Prefix & prefix);
     void              keep_fork_point(llama_seq_id src, size_t n);

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from langgraph_kvfork.events import PrefillProgress
+
 
 def heartbeat() -> Callable[[], None]:
     """Return what resets the idle time limit of the node that this call runs in.
@@ -22,6 +24,20 @@ def heartbeat() -> Callable[[], None]:
         return _nothing
     beat: Callable[[], None] = getattr(runtime, "heartbeat", _nothing)
     return beat
+
+
+def beating(
+    on_progress: Callable[[PrefillProgress], None] | None,
+) -> Callable[[PrefillProgress], None]:
+    """Return a callback for progress that is a `heartbeat` too."""
+    beat = heartbeat()
+
+    def told(progress: PrefillProgress) -> None:
+        beat()
+        if on_progress is not None:
+            on_progress(progress)
+
+    return told
 
 
 def _nothing() -> None:

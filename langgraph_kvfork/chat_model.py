@@ -23,7 +23,7 @@ from typing_extensions import Self
 from langgraph_kvfork._answer import PROVIDER, Answer
 from langgraph_kvfork._call import Call
 from langgraph_kvfork._checks import check_number, is_json_object, refuse_unknown, require
-from langgraph_kvfork._heartbeat import heartbeat
+from langgraph_kvfork._heartbeat import beating, heartbeat
 from langgraph_kvfork._hub import download
 from langgraph_kvfork._profile import model_profile
 from langgraph_kvfork._smollm2 import FILE, smollm2_path
@@ -397,7 +397,8 @@ class ChatKVFork(BaseChatModel):
 
         Args:
             messages: What later prompts begin with.
-            on_progress: Called after each chunk, in this thread.
+            on_progress: Called after each chunk, and now and then while others are computed; in the
+                calling thread.
             **kwargs: What those calls are given; tools above all, which are a part of the prompt.
 
         Returns:
@@ -411,7 +412,7 @@ class ChatKVFork(BaseChatModel):
         call = self._call(None, kwargs)
         engine = self.engine
         prompt = call.render(engine, self._messages(messages), prefix=True).text
-        return engine.prefill(prompt, on_progress=on_progress, timeout=call.timeout)
+        return engine.prefill(prompt, on_progress=beating(on_progress), timeout=call.timeout)
 
     async def aprefill(
         self,
@@ -426,7 +427,7 @@ class ChatKVFork(BaseChatModel):
         call = self._call(None, kwargs)
         engine = await Engine.aget(self._engine_params())
         prompt = call.render(engine, self._messages(messages), prefix=True).text
-        return await engine.aprefill(prompt, on_progress=on_progress, timeout=call.timeout)
+        return await engine.aprefill(prompt, on_progress=beating(on_progress), timeout=call.timeout)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the model's own tokens for a text, without what a prompt begins and ends with."""

@@ -162,7 +162,8 @@ class Engine:
 
         Args:
             prompt: Text or tokens, as for `generate`.
-            on_progress: Called after each chunk, in the calling thread.
+            on_progress: Called after each chunk, and now and then while others are computed; in the
+                calling thread.
             timeout: Seconds after which to give up; None: never.
 
         Returns:

@@ -57,7 +57,11 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class PrefillProgress:
-    """Some of the prompt was computed, by this branch or by the one whose prefix it waits for.
+    """How much of the prompt is computed, by this branch or by the one whose prefix it waits for.
+
+    A branch that waits while others are computed hears of it again and again: about four times a
+    second, unless a batch takes longer. One that gave up its cells (`Usage.preemptions`) hears of
+    its prompt anew, after its first tokens.
 
     Attributes:
         done: Tokens of the prompt that are in the cache.

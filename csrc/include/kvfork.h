@@ -50,7 +50,7 @@ enum kvf_finish {
 };
 
 enum kvf_event_type {
-    KVF_EVENT_PREFILL = 0, // some of the prompt was computed, here or by whom it waits for: n_done tokens are cached
+    KVF_EVENT_PREFILL = 0, // n_done tokens of the prompt are cached, here or by whom it waits for; again while it waits
     KVF_EVENT_TOKEN   = 1, // one token was generated; its text may come with a later one
     KVF_EVENT_DONE    = 2, // the last event of a branch
 };

@@ -21,8 +21,13 @@ class State(TypedDict):
 
 @pytest.fixture(scope="module")
 def slow():
-    """In small batches, so that a prefill is long and each of its steps short."""
-    model = ChatKVFork(n_ctx=4096, n_batch=16, n_ubatch=16, temperature=0, max_tokens=4)
+    """In small batches, so that a prefill is long and each of its steps short.
+
+    In one thread, so that no step waits for a core that others keep.
+    """
+    model = ChatKVFork(
+        n_ctx=4096, n_batch=16, n_ubatch=16, n_threads=1, temperature=0, max_tokens=4
+    )
     yield model
     model.engine.close()
 
@@ -69,6 +74,29 @@ async def test_a_long_answer_keeps_a_node_alive(llm, engine):
     before = engine.stats().decode_tokens
     await graph_of({"talk": node}, limit).ainvoke({"messages": []})
     assert engine.stats().decode_tokens - before == 200
+
+
+@pytest.mark.parametrize("prefills", [False, True])
+@pytest.mark.parametrize("room", [{"n_ctx": 4096, "n_seq_max": 1}, {"n_ctx": 512}])
+async def test_a_node_that_waits_for_others_to_end_is_alive(excerpt, room, prefills):
+    narrow = ChatKVFork(**room, n_threads=1, n_batch=32, n_ubatch=32, temperature=0, max_tokens=4)
+    with narrow.engine as engine:
+        endless = narrow.bind(max_tokens=None, ignore_eos=True, share_prefix=False)
+        # one who has the only sequence, or too many cells, for several idle limits
+        busy = asyncio.create_task(endless.ainvoke(excerpt))
+        await await_until(lambda: engine.stats().decode_tokens > 0)
+
+        async def node(state):
+            waiting = asyncio.create_task(
+                narrow.aprefill(excerpt) if prefills else narrow.ainvoke(excerpt)
+            )
+            await await_until(lambda: engine.stats().branches_waiting == 1)
+            await asyncio.sleep(3)
+            busy.cancel()
+            await waiting
+
+        limit = TimeoutPolicy(idle_timeout=1.0, refresh_on="heartbeat")
+        await graph_of({"wait": node}, limit).ainvoke({"messages": []})
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -5,7 +5,9 @@
 #include "harness.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <thread>
 
 using kvf::Scheduler;
 
@@ -91,6 +93,29 @@ static void test_those_who_wait_for_a_prefix_hear_of_its_progress(const Model & 
             CHECK(event.head.usage.n_prompt == prompts[event.head.branch - 1].size());
         }
         events.clear();
+    }
+}
+
+static void test_those_who_wait_in_line_hear_that_it_moves(const Model & model) {
+    std::mt19937            rng(5);
+    Context                 context(model, model.params(256, 32, 1)); // one at a time
+    Scheduler               scheduler(context.ctx.get());
+    std::vector<kvf::Event> events;
+    for (int i = 1; i <= 3; ++i) {
+        scheduler.submit(make_branch(model, i, make_request(random_tokens(rng, 40, model.n_vocab()), 1)));
+    }
+    scheduler.step(events);
+    CHECK(events.size() == 3);
+    for (const kvf::Event & event : events) {
+        CHECK(event.head.type == KVF_EVENT_PREFILL && event.head.n_done == (event.head.branch == 1 ? 32 : 0));
+    }
+    events.clear();
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    scheduler.step(events); // the first comes to its end, and the others hear of it
+    for (const kvf_branch_id waiting : { 2, 3 }) {
+        CHECK(std::count_if(events.begin(), events.end(), [&](const kvf::Event & event) {
+                  return event.head.branch == waiting && event.head.type == KVF_EVENT_PREFILL;
+              }) == 1);
     }
 }
 
@@ -182,13 +207,18 @@ static void test_least_recently_used_snapshot_goes_first(const Model & model) {
 
 static void test_preempted_branches_resume(const Model & model) {
     std::mt19937                    rng(3);
-    Context                         context(model, model.params(256, 64, 16));
+    Context                         context(model, model.params(256, 16, 16));
     Scheduler                       scheduler(context.ctx.get());
     std::map<kvf_branch_id, Record> records;
     for (int i = 1; i <= 6; ++i) { // six times 30 + 60 tokens in 256 cells
         scheduler.submit(make_branch(model, i, make_request(random_tokens(rng, 30, model.n_vocab()), 60)));
     }
-    run_to_end(scheduler, records);
+    std::vector<kvf::Event> events;
+    while (!scheduler.idle()) {
+        scheduler.step(events);
+        CHECK(!events.empty()); // also while it computes again what it has told
+        record(records, events);
+    }
     CHECK(scheduler.stats().preemptions > 0);
     CHECK(records[1].usage.n_preempted == 0); // the oldest never gives way
     for (int i = 1; i <= 6; ++i) {
@@ -343,6 +373,7 @@ int main(int argc, char ** argv) {
     const Model model(argv[1]);
     test_shared_prefix_is_prefilled_once(model);
     test_those_who_wait_for_a_prefix_hear_of_its_progress(model);
+    test_those_who_wait_in_line_hear_that_it_moves(model);
     test_prefill_ahead(model);
     test_sharing_can_be_switched_off(model);
     test_owner_of_a_prefix_is_cancelled(model);
