@@ -62,6 +62,8 @@ def model_profile(params: EngineParams) -> ModelProfile | None:
         "tool_calling": True,
         "tool_choice": True,
         "temperature": True,
+        # no structured_output: create_agent would then ask for a schema beside tools in one call,
+        # and an answer has one grammar; without, it makes the schema a tool
     }
     if metadata.name:
         profile["name"] = metadata.name

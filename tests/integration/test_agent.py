@@ -6,9 +6,12 @@ from itertools import pairwise
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
-from langchain.agents.structured_output import ToolStrategy
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
 from pydantic import BaseModel
+
+from langgraph_kvfork import InvalidRequestError
 
 calls = []
 
@@ -72,12 +75,37 @@ async def test_an_agent_with_two_tools_runs_to_its_end(llm, engine, asynchronous
         assert turn["input_token_details"]["cache_read"] >= before["input_tokens"]
 
 
-def test_an_agents_structured_answer_is_a_tool(llm, engine):
-    class Result(BaseModel):
-        value: int
+class Result(BaseModel):
+    """The result."""
 
+    value: int
+
+
+def test_an_agents_structured_answer_is_a_tool(llm, engine):
     agent = create_agent(llm, [], response_format=ToolStrategy(Result))
     result = agent.invoke({"messages": [HumanMessage("What is 1 + 2?")]})
+    assert isinstance(result["structured_response"], Result)
+
+
+@tool(return_direct=True)
+def guess(a: int) -> str:
+    """Guess a number."""
+    return "five"
+
+
+def test_beside_tools_an_agent_chooses_to_make_its_schema_a_tool(llm, engine):
+    """It asks the profile: with `structured_output`, it would send what a call refuses."""
+    assert "structured_output" not in llm.profile
+    state = {"messages": [HumanMessage("What is 1 + 2?")]}
+    result = create_agent(llm, [guess], response_format=Result).invoke(state)
+    (made,) = result["messages"][1].tool_calls
+    assert made["name"] in {"guess", "Result"}
+    if made["name"] == "Result":
+        assert isinstance(result["structured_response"], Result)
+    native = ProviderStrategy(Result)
+    with pytest.raises(InvalidRequestError, match="tools and response_format are not possible"):
+        create_agent(llm, [guess], response_format=native).invoke(state)
+    result = create_agent(llm, [], response_format=native).invoke(state)
     assert isinstance(result["structured_response"], Result)
 
 
