@@ -160,7 +160,13 @@ std::string ChatTemplate::render(const std::string & request) const {
         result["format"]   = format.to_json();
         return result.dump();
     } catch (const std::exception & e) {
-        throw Error(KVF_ERROR_INVALID, "messages: the chat template refuses them: " + reason(e.what()) +
+        const std::string report = e.what();
+        const size_t      schema = report.find("JSON schema ");
+        if (schema != std::string::npos) {
+            throw Error(KVF_ERROR_INVALID, "a schema (of response_format, or of a tool) cannot be made a grammar: " +
+                                               report.substr(schema) + "; change it there, or leave that part open");
+        }
+        throw Error(KVF_ERROR_INVALID, "messages: the chat template refuses them: " + reason(report) +
                                            "; give roles and an order that it knows, or another chat_template");
     }
 }

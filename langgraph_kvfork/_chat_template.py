@@ -10,6 +10,7 @@ from typing import Any
 
 from langgraph_kvfork._dispatcher import error_of
 from langgraph_kvfork._native import Native
+from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.rendered_prompt import RenderedPrompt
 
 
@@ -51,7 +52,14 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
             **options,
         }
-        text = json.dumps(request, ensure_ascii=False).encode(errors="surrogatepass")
+        try:
+            text = json.dumps(request, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half, before = error.object[error.start], error.object[: error.start][-40:]
+            raise InvalidRequestError(
+                f"messages, or what goes with them, have half a character, {half!a}, after "
+                f"{before!r}: remove it, for instance with text.encode(errors='replace').decode()."
+            ) from error
         kvf = self._native.kvf
         rendered = _take_json(self._native, kvf.kvf_chat_render(self._handle, text))
         return RenderedPrompt(

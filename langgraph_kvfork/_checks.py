@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from langgraph_kvfork._other_names import OTHER_NAMES
 from langgraph_kvfork.errors import InvalidRequestError
 
+_LONG = 400
+"""Characters of a value that a message shows."""
+
 
 def require(condition: bool, name: str, value: object, remedy: str) -> None:
     """Refuse a value.
@@ -18,7 +21,7 @@ def require(condition: bool, name: str, value: object, remedy: str) -> None:
         InvalidRequestError: `condition` is false; the message names argument, value and remedy.
     """
     if not condition:
-        raise InvalidRequestError(f"{name}={value!r} is not possible: {remedy}.")
+        raise InvalidRequestError(f"{name}={_shown(value)} is not possible: {remedy}.")
 
 
 def check_number(
@@ -34,8 +37,8 @@ def check_number(
     Raises:
         InvalidRequestError: It is not.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    require(number and math.isfinite(value) and low <= value <= high, name, value, remedy)  # type: ignore[arg-type, operator]
+    good = is_number(value) and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type, operator]
+    require(good, name, value, remedy)
 
 
 def check_integer(
@@ -55,9 +58,29 @@ def check_integer(
     require(integer and low <= value <= high, name, value, remedy)  # type: ignore[operator]
 
 
+def is_number(value: object) -> bool:
+    """Return whether it is a number that a float can hold; NaN and infinity are."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
 def is_c_text(value: object) -> bool:
-    """Return whether it is text that C can hold: without NUL characters."""
-    return isinstance(value, str) and "\0" not in value
+    """Return whether it is text that C can hold: without NULs and halves of characters."""
+    return isinstance(value, str) and "\0" not in value and is_unicode(value)
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether it is text that can be encoded: without lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_json_object(value: object) -> bool:
@@ -67,10 +90,18 @@ def is_json_object(value: object) -> bool:
     if not value:
         return True
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
         return False
     return True
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; a nest without end
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
 
 
 def refuse_unknown(names: Iterable[str], known: Iterable[str], owner: str) -> None:

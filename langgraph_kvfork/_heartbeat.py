@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from langgraph_kvfork._checks import require
 from langgraph_kvfork.events import PrefillProgress
 
 
@@ -30,6 +31,8 @@ def beating(
     on_progress: Callable[[PrefillProgress], None] | None,
 ) -> Callable[[PrefillProgress], None]:
     """Return a callback for progress that is a `heartbeat` too."""
+    callback = on_progress is None or callable(on_progress)
+    require(callback, "on_progress", on_progress, "give a function that takes a PrefillProgress")
     beat = heartbeat()
 
     def told(progress: PrefillProgress) -> None:

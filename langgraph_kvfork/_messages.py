@@ -15,6 +15,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from langgraph_kvfork._checks import is_json_object, require
 from langgraph_kvfork.errors import InvalidRequestError
 
 
@@ -64,17 +65,17 @@ def _convert_answer(message: AIMessage, where: str) -> dict[str, Any]:
             "id": call["id"] or "",
             "function": {
                 "name": call["name"],
-                "arguments": json.dumps(call["args"], ensure_ascii=False),
+                "arguments": _json(call["args"], f"{where}.tool_calls[{i}].args"),
             },
         }
-        for call in message.tool_calls
+        for i, call in enumerate(message.tool_calls)
     ]
     # what the model said and nobody could parse is a part of the conversation all the same
     calls += [
         {
             "type": "function",
             "id": call["id"] or "",
-            "function": {"name": call["name"] or "", "arguments": call["args"] or ""},
+            "function": {"name": call["name"] or "", "arguments": _quoted(call["args"] or "")},
         }
         for call in message.invalid_tool_calls
     ]
@@ -82,8 +83,24 @@ def _convert_answer(message: AIMessage, where: str) -> dict[str, Any]:
         converted["tool_calls"] = calls
     reasoning = message.additional_kwargs.get("reasoning_content")
     if reasoning:
+        name = f'{where}.additional_kwargs["reasoning_content"]'
+        require(isinstance(reasoning, str), name, reasoning, "give a string")
         converted["reasoning_content"] = reasoning
     return converted
+
+
+def _json(arguments: object, where: str) -> str:
+    require(is_json_object(arguments), where, arguments, "give a dict of values that JSON can hold")
+    return json.dumps(arguments, ensure_ascii=False)
+
+
+def _quoted(arguments: str) -> str:
+    """Return arguments that no template could read as a JSON string, which all can."""
+    try:
+        json.loads(arguments)
+    except ValueError:
+        return json.dumps(arguments, ensure_ascii=False)
+    return arguments
 
 
 # blocks of an answer that its message also carries elsewhere, or that no template takes back

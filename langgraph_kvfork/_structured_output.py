@@ -16,10 +16,14 @@ from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langgraph_kvfork._checks import require
+from langgraph_kvfork._schema import check_schema
 from langgraph_kvfork.errors import InvalidRequestError, StructuredOutputError
 
 Schema: TypeAlias = Union[dict[str, Any], type]  # noqa: UP007
 """JSON schema, a TypedDict, or a pydantic model (of version 1 or 2)."""
+
+_OF_JSON_SCHEMA = {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
+"""What tells a JSON schema without a title from other dicts."""
 
 METHODS = ("json_schema", "function_calling", "json_mode")
 
@@ -36,12 +40,14 @@ def schema_of(response_format: object) -> dict[str, Any] | None:
         return json_schema(response_format)
     if isinstance(response_format, Mapping):
         kind = response_format.get("type")
-        schema = response_format.get("json_schema", {}).get("schema")
+        described = response_format.get("json_schema")
+        schema = described.get("schema") if isinstance(described, Mapping) else None
         if kind == "text":
             return None
         if kind == "json_object":
             return {"type": "object"}
         if kind == "json_schema" and isinstance(schema, dict):
+            check_schema(schema, "response_format's schema")
             return schema
     raise InvalidRequestError(
         f"response_format={response_format!r} is not possible: give "
@@ -56,15 +62,22 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     Raises:
         InvalidRequestError: It is none.
     """
-    if isinstance(schema, dict) and "type" in schema and "title" not in schema:
-        schema = {"title": "answer", **schema}
+    # LangChain's conversion loses what a schema without top-level properties says
+    is_json_schema = isinstance(schema, dict) and not schema.keys().isdisjoint(_OF_JSON_SCHEMA)
     try:
-        return dict(convert_to_json_schema(schema))
-    except (TypeError, ValueError) as error:
+        converted: dict[str, Any] = (
+            {"title": "answer", **schema}  # type: ignore[dict-item]
+            if is_json_schema
+            else dict(convert_to_json_schema(schema))
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise InvalidRequestError(
             f"schema={schema!r} is not possible: give a pydantic model, a TypedDict or JSON schema."
             f" ({error})"
         ) from error
+    require(isinstance(converted["title"], str), "schema", schema, "give a string as its title")
+    check_schema(converted, "schema")
+    return converted
 
 
 def structured_output(
@@ -77,6 +90,7 @@ def structured_output(
     **kwargs: Any,
 ) -> Runnable[LanguageModelInput, Any]:
     """Return a model whose answers are objects; see `ChatKVFork.with_structured_output`."""
+    require(isinstance(include_raw, bool), "include_raw", include_raw, "give True or False")
     require(method in METHODS, "method", method, f"give one of {', '.join(METHODS)}")
     require(
         schema is not None or method == "json_mode",
@@ -92,7 +106,7 @@ def structured_output(
     model: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
     parser: Runnable[AIMessage, Any]
     if method == "function_calling":
-        tool: Any = converted if isinstance(schema, dict) else schema
+        tool: Any = _tool(converted) if isinstance(schema, dict) else schema
         bound = llm.bind_tools(
             [tool],
             tool_choice="any",
@@ -112,6 +126,16 @@ def structured_output(
         bound = llm.bind(response_format=kind, ls_structured_output_format=described, **kwargs)
         parser = _PydanticParser(pydantic_object=model) if model else _JsonParser()
     return _with_raw(bound, parser) if include_raw else bound | parser
+
+
+def _tool(schema: dict[str, Any]) -> dict[str, Any]:
+    kind = schema.get("type", "object")
+    require(kind == "object", "schema", schema, 'give one of type "object", or another method')
+    parameters = {k: v for k, v in schema.items() if k not in {"title", "description"}}
+    function = {"name": schema["title"], "parameters": parameters}
+    if "description" in schema:
+        function["description"] = schema["description"]
+    return {"type": "function", "function": function}
 
 
 def _with_raw(

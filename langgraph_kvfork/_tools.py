@@ -10,6 +10,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from langgraph_kvfork._checks import require
+from langgraph_kvfork._schema import check_schema
 from langgraph_kvfork.errors import InvalidRequestError
 
 AnyTool = dict[str, Any] | type | Callable[..., Any] | BaseTool
@@ -59,18 +60,25 @@ def openai_tools(tools: Sequence[AnyTool], *, strict: bool | None = None) -> lis
     Raises:
         InvalidRequestError: One is nothing that LangChain can convert.
     """
-    converted: list[dict[str, Any]] = []
+    require(isinstance(tools, (list, tuple)), "tools", tools, "give a list of tools")
+    converted: dict[str, dict[str, Any]] = {}
     for i, tool in enumerate(tools):
         try:
             schema = convert_to_openai_tool(tool, strict=strict)
-            require(bool(schema["function"]["name"]), f"tools[{i}]", tool, "give it a name")
+            name = schema["function"]["name"]
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidRequestError(
                 f"tools[{i}]={tool!r} is no tool: give a function, a BaseTool, a pydantic model, a "
                 f"TypedDict or OpenAI's JSON. ({error})"
             ) from error
-        converted.append(schema)
-    return converted
+        where = f"tools[{i}]"
+        require(isinstance(name, str) and bool(name), where, tool, "give it a name")
+        require(name not in converted, where, tool, f"the name {name!r} is another tool's already")
+        description = schema["function"].get("description", "")
+        require(isinstance(description, str), where, tool, "give a string as its description")
+        check_schema(schema["function"].get("parameters") or {}, f"{where}'s parameters")
+        converted[name] = schema
+    return list(converted.values())
 
 
 def chosen_tools(
@@ -96,7 +104,7 @@ def chosen_tools(
         parallel,
         "give True, False or None",
     )
-    schemas = openai_tools(tools or ())
+    schemas = openai_tools(() if tools is None else tools)
     if not schemas:
         require(
             choice in (None, False, "auto", "none"),
@@ -113,7 +121,8 @@ def chosen_tools(
         return Tools(tuple(schemas), "required", None, parallel)
     name = choice
     if isinstance(choice, Mapping):
-        name = choice.get("function", {}).get("name", choice.get("name"))
+        function = choice.get("function")
+        name = (function if isinstance(function, Mapping) else choice).get("name")
     by_name = {schema["function"]["name"]: schema for schema in schemas}
     require(
         isinstance(name, str) and name in by_name,

@@ -22,7 +22,13 @@ from typing_extensions import Self
 
 from langgraph_kvfork._answer import PROVIDER, Answer
 from langgraph_kvfork._call import Call
-from langgraph_kvfork._checks import check_number, is_json_object, refuse_unknown, require
+from langgraph_kvfork._checks import (
+    check_integer,
+    check_number,
+    is_json_object,
+    refuse_unknown,
+    require,
+)
 from langgraph_kvfork._heartbeat import beating, heartbeat
 from langgraph_kvfork._hub import download
 from langgraph_kvfork._profile import model_profile
@@ -58,6 +64,15 @@ _NOT_COMPUTED = Usage(0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
 
 _good: set[tuple[Any, ...]] = set()
 """What was given to models whose values were all in their ranges."""
+
+
+def _stop_strings(stop: object) -> Sequence[str]:
+    if stop is None:
+        return ()
+    # a string would fall apart into its characters
+    require(isinstance(stop, (list, tuple)), "stop", stop, "give a list of strings")
+    assert isinstance(stop, (list, tuple))
+    return stop
 
 
 @cache
@@ -451,7 +466,7 @@ class ChatKVFork(BaseChatModel):
             InvalidRequestError: A message is not text of a chat.
         """
         call = self._call(None, {"tools": tools})
-        return count_tokens(self.engine, messages, **call.options())
+        return count_tokens(self.engine, self._messages(messages), **call.options())
 
     #
     # what LangChain calls
@@ -546,7 +561,12 @@ class ChatKVFork(BaseChatModel):
         return EngineParams(**values)
 
     def _messages(self, messages: LanguageModelInput) -> list[BaseMessage]:
-        return self._convert_input(messages).to_messages()
+        try:
+            return self._convert_input(messages).to_messages()
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise InvalidRequestError(
+                f"messages are not possible: give text, or a list of messages. ({error})"
+            ) from error
 
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
         """Return what a call asks for."""
@@ -559,7 +579,7 @@ class ChatKVFork(BaseChatModel):
                     f"{name} cannot change from call to call, since the engine is built with it: "
                     f"give it to {type(self).__name__}(...)."
                 )
-        more = [*(stop or ()), *(options.pop("stop_sequences", None) or ())]
+        more = [*_stop_strings(stop), *_stop_strings(options.pop("stop_sequences", None))]
         refuse_unknown(options, _CALL_FIELDS, f"A call of {type(self).__name__}")
         options["stop"] = list(dict.fromkeys([*self.stop, *more]))
         reasoning = options.get("reasoning", self.reasoning)
@@ -606,6 +626,8 @@ class ChatKVFork(BaseChatModel):
             top,
             "set logprobs=True too, or leave it out",
         )
+        if top is not None:
+            check_integer("top_logprobs", top, "give a count from 0 on, or None", low=0)
         values["logprobs"] = (top or 0) if values["logprobs"] else None
         request = Request(**values)
         require(

@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from langgraph_kvfork import _native
 from langgraph_kvfork._chat_template import AnswerReader, ChatTemplate
+from langgraph_kvfork._checks import require
 from langgraph_kvfork._dispatcher import Dispatcher, error_of
 from langgraph_kvfork._model_file import in_words, llama_log, load_lora, load_model
 from langgraph_kvfork._native_request import native_request
@@ -241,6 +242,7 @@ class Engine:
         Raises:
             EngineClosedError: The engine is closed.
         """
+        require(isinstance(text, str), "text", text, "give a string")
         data = text.encode(errors="replace")
         llama = self._native.llama
         size = len(data) // 2 + 8

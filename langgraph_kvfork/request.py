@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from langgraph_kvfork._checks import check_integer, check_number, is_c_text, require
+from langgraph_kvfork._checks import check_integer, check_number, is_c_text, is_number, require
 from langgraph_kvfork._native import DEFAULT_SEED
 
 
@@ -82,6 +82,13 @@ class Request:
             check_integer("seed", self.seed, remedy, low=-1, high=DEFAULT_SEED - 1)
         if self.logprobs is not None:
             check_integer("logprobs", self.logprobs, "give a count from 0 on, or None", low=0)
+        for name in ("share_prefix", "ignore_eos"):
+            require(
+                isinstance(getattr(self, name), bool),
+                name,
+                getattr(self, name),
+                "give True or False",
+            )
         require(
             _are_stop_strings(self.stop),
             "stop",
@@ -113,8 +120,9 @@ def _are_stop_strings(value: object) -> bool:
 def _are_biases(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(token, int)
+        and not isinstance(token, bool)
         and 0 <= token < 2**31
-        and isinstance(bias, (int, float))
+        and is_number(bias)
         and not math.isnan(bias)
         for token, bias in value.items()
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import gguf
 import pytest
 from langchain_core import exceptions
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, ToolMessage
 
 from langgraph_kvfork import (
     ChatKVFork,
@@ -133,3 +133,94 @@ def test_a_template_that_is_named_chatml_and_one_that_takes_arguments():
     with ChatKVFork(n_ctx=256, chat_template="chatml").engine as engine:
         text = engine.render([{"role": "user", "content": "Hello"}]).text
         assert text == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+
+
+def of(schema):
+    return {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"$ref": "#/$defs/nothing"}, r"#/properties/a: cannot resolve \$ref #/\$defs/nothing"),
+        ({"$ref": "https://example.org/s"}, r"#/properties/a: unsupported \$ref https://exam"),
+        ({"type": "nonsense"}, r"#/properties/a: unrecognized type nonsense"),
+        ({"enum": []}, r"#/properties/a: enum must be a non-empty array"),
+        ({"type": "string", "pattern": "^(a$"}, r"Invalid pattern \^\(a\$: unbalanced"),
+        ({"type": "integer", "minimum": "x"}, r"#/properties/a: minimum must be a number"),
+        (True, r"#/properties/a: schema must be an object"),
+    ],
+)
+def test_a_schema_that_cannot_be_a_grammar(llm, engine, part, message):
+    refused = rf"^a schema \(of response_format, or of a tool\) cannot .*{message}.*; change it"
+    with pytest.raises(InvalidRequestError, match=f"(?s){refused}"):
+        llm.with_structured_output(of(part)).invoke("Hello")
+    tool = {"type": "function", "function": {"name": "x", "parameters": of(part)}}
+    with pytest.raises(InvalidRequestError, match=f"(?s){refused}"):
+        llm.bind_tools([tool], tool_choice="x").invoke("Hello")
+
+
+def test_a_schema_that_refers_to_nothing_but_itself(llm, engine):
+    around = {"$defs": {"b": {"$ref": "#/$defs/b"}}, **of({"$ref": "#/$defs/b"})}
+    with pytest.raises(InvalidRequestError, match="does not parse as GBNF"):
+        llm.with_structured_output(around).invoke("Hello")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        {"allOf": [{"type": "integer"}, {"minimum": 3}]},
+        {"enum": [1, "x", None]},
+        {"const": 'é\n"'},
+        {"type": ["integer", "null"]},
+        {"type": "integer", "minimum": 3, "maximum": 12},
+        {"type": "string", "pattern": "^[a-z]{2}$"},
+        {"type": "string", "format": "date"},
+        {"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2},
+    ],
+)
+def test_schemas_that_can_be_one(llm, engine, part):
+    answer = llm.with_structured_output(of(part)).invoke("Hello", max_tokens=64)
+    assert answer.keys() == {"a"}
+    enum = part.get("enum", [part["const"]] if "const" in part else None)
+    assert enum is None or answer["a"] in enum
+
+
+def test_half_a_character(llm, engine):
+    half = "\ud83c"
+    tool = {"type": "function", "function": {"name": half, "parameters": of({})}}
+    attempts = [
+        lambda: llm.invoke(f"Hello {half}"),
+        lambda: llm.invoke([ChatMessage("Hello", role=half)]),
+        lambda: llm.prefill([AIMessage("", tool_calls=[{"name": half, "args": {}, "id": "1"}])]),
+        lambda: llm.invoke("Hello", tools=[tool]),
+    ]
+    for attempt in attempts:
+        with pytest.raises(InvalidRequestError, match=r"have half a character, '\\ud83c', after"):
+            attempt()
+
+
+def test_a_conversation_with_a_call_that_nobody_could_parse_goes_on(llm, engine):
+    call = {"name": "add", "args": '{"a": 1, "b', "id": "x", "error": None}
+    history = [
+        HumanMessage("What is 1 + 2?"),
+        AIMessage("", invalid_tool_calls=[call]),
+        ToolMessage("It was cut off.", tool_call_id="x", status="error"),
+    ]
+    assert llm.invoke(history)
+    text = llm._call(None, {}).render(engine, history).text
+    assert '{"a": 1, "b' in text.replace("\\", "")
+
+
+def test_what_is_not_a_call(llm, engine):
+    with pytest.raises(InvalidRequestError, match=r"^messages are not possible"):
+        llm.prefill(None)
+    with pytest.raises(InvalidRequestError, match=r"^on_progress=3"):
+        llm.prefill("Hello", on_progress=3)
+    with pytest.raises(InvalidRequestError, match=r"^text=None"):
+        llm.get_num_tokens(None)
+    with pytest.raises(InvalidRequestError, match=r"^tools=3"):
+        llm.get_num_tokens_from_messages([HumanMessage("Hello")], tools=3)
+    alone = [ToolMessage("three", tool_call_id="of nobody's")]
+    assert llm.invoke(alone)
