@@ -1,8 +1,10 @@
 #include "answer.h"
 
+#include "chat-peg-parser.h"
 #include "json.h"
 
 #include <random>
+#include <variant>
 
 namespace kvf {
 
@@ -29,6 +31,30 @@ void keep_what_was_told(const common_chat_msg & told, common_chat_msg & message)
     }
 }
 
+// Whether a parser takes every text as it is: the end of the prompt, then content up to the end.
+bool takes_all_as_content(const common_peg_arena & parser, const std::string & generation_prompt) {
+    std::string literals;
+    int         n_contents = 0;
+    for (common_peg_parser_id id = 0; id < parser.size(); ++id) {
+        const common_peg_parser_variant & node = parser.get(id);
+        if (const auto * literal = std::get_if<common_peg_literal_parser>(&node)) {
+            literals += literal->literal;
+        } else if (const auto * tag = std::get_if<common_peg_tag_parser>(&node)) {
+            const auto * until = std::get_if<common_peg_until_parser>(&parser.get(tag->child));
+            if (tag->tag != common_chat_peg_builder::CONTENT || !until || !until->delimiters.empty()) {
+                return false;
+            }
+            ++n_contents;
+        } else if (!std::holds_alternative<common_peg_until_parser>(node) &&
+                   !std::holds_alternative<common_peg_sequence_parser>(node) &&
+                   !std::holds_alternative<common_peg_epsilon_parser>(node) &&
+                   !std::holds_alternative<common_peg_end_parser>(node)) {
+            return false;
+        }
+    }
+    return n_contents == 1 && literals == generation_prompt;
+}
+
 } // namespace
 
 Answer::Answer(const AnswerFormat & format) {
@@ -38,13 +64,20 @@ Answer::Answer(const AnswerFormat & format) {
     if (!format.parser.empty()) {
         parser_.parser.load(format.parser);
     }
+    is_plain_ = takes_all_as_content(parser_.parser, format.generation_prompt);
 }
 
 std::string Answer::push(const std::string & text, bool is_last) {
-    text_ += text;
+    common_json delta = common_json::object();
+    if (is_plain_) { // a parser would read all of it again for every token
+        if (!text.empty()) {
+            delta["content"] = text;
+        }
+        return delta.dump();
+    }
 
-    common_json delta   = common_json::object();
-    const bool  is_read = read(is_last, delta);
+    text_ += text;
+    const bool is_read = read(is_last, delta);
     if (is_last && message_.empty() && !text_.empty()) {
         delta["content"] = text_;
     } else if (is_last && !is_read) {

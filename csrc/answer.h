@@ -19,6 +19,7 @@ class Answer {
     bool read(bool is_last, common_json & delta);
 
     common_chat_parser_params parser_;
+    bool                      is_plain_;
     std::string               text_;
     common_chat_msg           message_; // what was read of it
     std::vector<std::string>  call_ids_;

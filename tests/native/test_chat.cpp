@@ -107,6 +107,19 @@ static void test_an_answer_without_its_form_is_text(const Model & model) {
     CHECK(end.at("unread").get<bool>());
 }
 
+static void test_an_answer_without_a_form_is_passed_on_as_it_is(const Model & model) {
+    const ChatPtr     chat(kvf_chat_create(model.model.get(), chatml), kvf_chat_free);
+    const std::string format = render(chat.get(), R"("add_generation_prompt": true)").at("format").get<std::string>();
+    const AnswerPtr   answer(kvf_answer_create(format.c_str()), kvf_answer_free);
+    CHECK(answer);
+    for (const std::string piece :
+         { " ", "\n", "<tool_call>", "\n{\"", "</think>", "\u00e9", "", "```", "<|im_end|>", " " }) {
+        const common_json delta = take(kvf_answer_push(answer.get(), piece.data(), piece.size(), false));
+        CHECK(piece.empty() ? delta.empty() : delta.at("content").get<std::string>() == piece);
+    }
+    CHECK(take(kvf_answer_push(answer.get(), "", 0, true)).empty());
+}
+
 int main(int argc, char ** argv) {
     CHECK(argc == 2);
     const Model model(argv[1]);
@@ -115,4 +128,5 @@ int main(int argc, char ** argv) {
     test_a_template_without_tools_gets_them(model);
     test_what_a_template_knows(model);
     test_an_answer_without_its_form_is_text(model);
+    test_an_answer_without_a_form_is_passed_on_as_it_is(model);
 }
