@@ -1,21 +1,39 @@
-"""`python -m langgraph_kvfork demo`: a graph whose branches read one document, prefilled once."""
+"""The command line: see it work, see what is installed, read a model file or a saved report."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status.
+    """Run the command line.
 
     Args:
         arguments: What stands behind the program's name; None: take it from `sys.argv`.
+
+    Returns:
+        The exit status: 0; 1 if it failed, with the reason on stderr; 2 if it was called wrongly;
+        130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
+    from langgraph_kvfork.errors import KVForkError
+
+    command: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return command(options)
+    except KVForkError as error:
+        print(f"{options.command} cannot go on: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _demo(options: argparse.Namespace) -> int:
     try:
         from langgraph_kvfork import _demo
     except ModuleNotFoundError as error:
@@ -27,21 +45,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    from langgraph_kvfork.errors import KVForkError
+    asyncio.run(_demo.demo(options))
+    return 0
 
-    try:
-        asyncio.run(_demo.demo(options))
-    except KVForkError as error:
-        print(f"The demo cannot go on: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+
+def _doctor(options: argparse.Namespace) -> int:
+    from langgraph_kvfork._doctor import doctor
+    from langgraph_kvfork._doctor_view import doctor_text
+    from langgraph_kvfork._smollm2 import smollm2_path
+
+    found = doctor(options.model or smollm2_path())
+    print(json.dumps(found, indent=1) if options.json else doctor_text(found))
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from langgraph_kvfork._doctor import inspect
+    from langgraph_kvfork._doctor_view import inspect_text
+
+    found = inspect(options.model)
+    print(json.dumps(found, indent=1) if options.json else inspect_text(found))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from langgraph_kvfork.fork_report import ForkReport
+
+    report = ForkReport.load(options.file)
+    if options.json:
+        print(json.dumps(report.as_dict(), indent=1))
+    elif options.mermaid:
+        print(report.mermaid())
+    elif options.html:
+        print(report.html())
+    else:
+        print(report)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m langgraph_kvfork", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+
     demo = commands.add_parser(
         "demo",
         help="eight agents read one document",
@@ -55,6 +100,31 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--max-tokens", type=_positive, default=48, help="most tokens per answer")
     demo.add_argument("--n-ctx", type=_positive, default=24576, help="KV cells for all together")
     demo.add_argument("--no-compare", action="store_true", help="leave out the run without sharing")
+    demo.set_defaults(run=_demo)
+
+    what = "what is installed, which devices there are, and how many branches would fit"
+    doctor = commands.add_parser("doctor", help=what, description=f"Say {what}.")
+    doctor.add_argument("--model", help="GGUF file; else SmolLM2-135M-Instruct")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(run=_doctor)
+
+    what = "what a model file says of itself, and how many branches would fit"
+    inspect = commands.add_parser("inspect", help=what, description=f"Say {what}.")
+    inspect.add_argument("model", help="GGUF file; its weights are not loaded")
+    inspect.add_argument("--json", action="store_true", help="for programs")
+    inspect.set_defaults(run=_inspect)
+
+    report = commands.add_parser(
+        "report",
+        help="show a run that ForkReport.save saved",
+        description="Show what a run prefilled, forked and generated: a file of ForkReport.save.",
+    )
+    report.add_argument("file", help="the saved run")
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs")
+    form.add_argument("--mermaid", action="store_true", help="a flow chart of the forks")
+    form.add_argument("--html", action="store_true", help="with bars and a time line")
+    report.set_defaults(run=_report)
     return parser
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from langgraph_kvfork import _native
-from langgraph_kvfork._chat_template import ChatTemplate
-from langgraph_kvfork._model_file import load_model
-from langgraph_kvfork._native import Native
+from langgraph_kvfork._model_facts import ModelFacts, model_facts
 from langgraph_kvfork.engine_params import EngineParams
-from langgraph_kvfork.errors import InvalidRequestError, KVForkError
+from langgraph_kvfork.errors import KVForkError
 
 if TYPE_CHECKING:
     from langchain_core.language_models.model_profile import ModelProfile
@@ -27,12 +23,6 @@ _ROPE = (
 """Parameters that take a model beyond its training context."""
 
 
-class _Metadata(NamedTuple):
-    name: str | None
-    n_ctx_train: int
-    thinks: bool
-
-
 def model_profile(params: EngineParams) -> ModelProfile | None:
     """Return the profile of the model that `params` name; None if its file cannot be read.
 
@@ -40,14 +30,14 @@ def model_profile(params: EngineParams) -> ModelProfile | None:
     """
     try:
         status = os.stat(params.model_path)
-        metadata = _read(
+        facts = _read(
             EngineParams(params.model_path, chat_template=params.chat_template),
             (status.st_mtime_ns, status.st_size),
         )
     except (OSError, KVForkError):
         return None
     profile: ModelProfile = {
-        "max_input_tokens": _context(params, metadata.n_ctx_train),
+        "max_input_tokens": _context(params, facts.n_ctx_train),
         "text_inputs": True,
         "image_inputs": False,
         "image_url_inputs": False,
@@ -58,15 +48,15 @@ def model_profile(params: EngineParams) -> ModelProfile | None:
         "image_outputs": False,
         "audio_outputs": False,
         "video_outputs": False,
-        "reasoning_output": metadata.thinks,
+        "reasoning_output": facts.thinks,
         "tool_calling": True,
         "tool_choice": True,
         "temperature": True,
         # no structured_output: create_agent would then ask for a schema beside tools in one call,
         # and an answer has one grammar; without, it makes the schema a tool
     }
-    if metadata.name:
-        profile["name"] = metadata.name
+    if facts.name:
+        profile["name"] = facts.name
     return profile
 
 
@@ -79,32 +69,5 @@ def _context(params: EngineParams, n_ctx_train: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _read(params: EngineParams, _state: tuple[int, int]) -> _Metadata:
-    native = _native.native()
-    model = load_model(native, params, vocab_only=True)
-    try:
-        architecture = _value(native, model, "general.architecture")
-        return _Metadata(
-            name=_value(native, model, "general.name"),
-            n_ctx_train=int(_value(native, model, f"{architecture}.context_length") or 0),
-            thinks=_thinks(native, model, params.chat_template),
-        )
-    finally:
-        native.llama.llama_model_free(model)
-
-
-def _value(native: Native, model: int, key: str) -> str | None:
-    size = 256
-    while True:
-        value = ctypes.create_string_buffer(size)
-        count: int = native.llama.llama_model_meta_val_str(model, key.encode(), value, size)
-        if count < size:
-            return value.value.decode(errors="replace") if count >= 0 else None
-        size = count + 1
-
-
-def _thinks(native: Native, model: int, chat_template: str | None) -> bool:
-    try:
-        return ChatTemplate(native, model, chat_template).capabilities()["supports_thinking"]
-    except InvalidRequestError:
-        return False  # whoever renders with it will be told why
+def _read(params: EngineParams, _state: tuple[int, int]) -> ModelFacts:
+    return model_facts(params)
