@@ -1,6 +1,7 @@
 """What several test files of this folder need."""
 
 import asyncio
+import os.path
 import time
 from collections.abc import Sequence
 
@@ -32,6 +33,41 @@ async def await_until(condition, seconds: float = 30.0) -> None:
 
 def prompt_tokens(engine: Engine, messages: Sequence[BaseMessage]) -> list[int]:
     return engine.tokenize(engine.render(to_openai(messages)).text)
+
+
+class Counter:
+    """What was computed since it was made, against what a set of prompts may cost."""
+
+    def __init__(self, engine, messages):
+        self.engine = engine
+        self.prompts = [prompt_tokens(engine, m) for m in messages]
+        self.before = engine.stats()
+
+    def counted(self, name):
+        return getattr(self.engine.stats(), name) - getattr(self.before, name)
+
+    @property
+    def common(self):
+        return len(os.path.commonprefix(self.prompts))
+
+    @property
+    def most(self):
+        return self.common + sum(len(p) - self.common for p in self.prompts)
+
+    @property
+    def trie_nodes(self):
+        return len({tuple(p[:i]) for p in self.prompts for i in range(1, len(p) + 1)})
+
+    def check(self):
+        assert self.trie_nodes <= self.counted("prefill_tokens") <= self.most
+        total = sum(map(len, self.prompts))
+        assert self.counted("prefill_tokens") + self.counted("forked_tokens") == total
+        assert self.counted("preemptions") == 0
+
+    def check_cells(self, n_generated):
+        in_a_page = 63  # tokens at most before the one where a prompt turns off: they are copied
+        private = sum(in_a_page + len(p) - self.common + n_generated for p in self.prompts)
+        assert self.engine.stats().cells_used_max <= self.common + private
 
 
 async def call(runnable, *args, asynchronous, **kwargs):

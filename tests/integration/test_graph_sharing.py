@@ -6,7 +6,7 @@ import os.path
 from typing import Annotated, TypedDict
 
 import pytest
-from helpers import prompt_tokens
+from helpers import Counter
 from langchain_core.messages import AnyMessage, HumanMessage
 from langgraph.graph import END, START, StateGraph
 
@@ -63,41 +63,6 @@ def plain_graph(llm, names=tuple(QUESTIONS), *, asynchronous, join=False):
         graph.add_edge(list(names), "join")
         graph.add_edge("join", END)
     return graph.compile()
-
-
-class Counter:
-    """What was computed since it was made, against what a set of prompts may cost."""
-
-    def __init__(self, engine, messages):
-        self.engine = engine
-        self.prompts = [prompt_tokens(engine, m) for m in messages]
-        self.before = engine.stats()
-
-    def counted(self, name):
-        return getattr(self.engine.stats(), name) - getattr(self.before, name)
-
-    @property
-    def common(self):
-        return len(os.path.commonprefix(self.prompts))
-
-    @property
-    def most(self):
-        return self.common + sum(len(p) - self.common for p in self.prompts)
-
-    @property
-    def trie_nodes(self):
-        return len({tuple(p[:i]) for p in self.prompts for i in range(1, len(p) + 1)})
-
-    def check(self):
-        assert self.trie_nodes <= self.counted("prefill_tokens") <= self.most
-        total = sum(map(len, self.prompts))
-        assert self.counted("prefill_tokens") + self.counted("forked_tokens") == total
-        assert self.counted("preemptions") == 0
-
-    def check_cells(self, n_generated):
-        in_a_page = 63  # tokens at most before the one where a prompt turns off: they are copied
-        private = sum(in_a_page + len(p) - self.common + n_generated for p in self.prompts)
-        assert self.engine.stats().cells_used_max <= self.common + private
 
 
 async def test_eight_async_branches_on_a_cold_engine_then_the_join_then_all_again(
