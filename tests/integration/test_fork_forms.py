@@ -26,7 +26,8 @@ async def test_eight_samples_prefill_their_prompt_once(llm, engine, excerpt, asy
     assert stats.prefill_tokens - before.prefill_tokens == length + 7
     assert stats.forked_tokens - before.forked_tokens == 7 * (length - 1)
     assert stats.decode_tokens - before.decode_tokens == 8 * 4
-    assert stats.cells_used_max <= length + 8 * 4
+    # a fork copies at most the 63 tokens of a page that is not full
+    assert stats.cells_used_max <= length + 8 * (63 + 4)
     # eight different seeds say different things
     assert len({answer.text for answer in result["branches"]}) > 1
 
