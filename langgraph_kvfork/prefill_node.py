@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -14,10 +16,13 @@ from langchain_core.callbacks import (
 )
 from langchain_core.runnables import Runnable, RunnableConfig
 
+from langgraph_kvfork._checks import require
 from langgraph_kvfork._node import check_key, state_value, underlying_model
 from langgraph_kvfork.chat_model import ChatKVFork
-from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.errors import InvalidRequestError, KVForkError
 from langgraph_kvfork.events import PrefillProgress, Usage
+
+_log = logging.getLogger(__name__)
 
 PREFILL_EVENT = "kvfork_prefill"
 """Name of the custom event that tells callbacks what the node computed."""
@@ -39,6 +44,9 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
     Args:
         llm: The chat model; with arguments bound to it, or a parser behind, if later calls have it.
         messages_key: The state's key of the messages.
+        wait: Go on when it is done. False: go on at once, and it is computed beside what the graph
+            does next (tools, retrieval, a human); calls that need it wait for it in the engine. It
+            writes no progress then, and an error is logged, not raised: later calls have it too.
 
     Raises:
         InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key.
@@ -49,8 +57,11 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         llm: Runnable[Any, Any],
         *,
         messages_key: str = "messages",
+        wait: bool = True,
     ) -> None:
         self.llm, self._call = _chat_model(llm)
+        self.wait = wait
+        require(isinstance(wait, bool), "wait", wait, "give True or False")
         self.messages_key = messages_key
         check_key("messages_key", messages_key)
 
@@ -79,17 +90,43 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         self, state: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig
     ) -> dict[str, Any]:
         messages = state_value(state, self.messages_key, "messages")
-        usage = self.llm.prefill(messages, on_progress=_progress_writer(), **self._call)
-        dispatch_custom_event(PREFILL_EVENT, self._event(usage), config=config)
+        if self.wait:
+            self._compute(messages, config, _progress_writer())
+        else:
+            self._start(messages, config)
         return {}
 
     async def _aprefill(
         self, state: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> dict[str, Any]:
         messages = state_value(state, self.messages_key, "messages")
+        if not self.wait:
+            self._start(messages, config)
+            return {}
         usage = await self.llm.aprefill(messages, on_progress=_progress_writer(), **self._call)
         await adispatch_custom_event(PREFILL_EVENT, self._event(usage), config=config)
         return {}
+
+    def _compute(
+        self,
+        messages: Any,
+        config: RunnableConfig,
+        on_progress: Callable[[PrefillProgress], None] | None,
+    ) -> None:
+        usage = self.llm.prefill(messages, on_progress=on_progress, **self._call)
+        dispatch_custom_event(PREFILL_EVENT, self._event(usage), config=config)
+
+    def _start(self, messages: Any, config: RunnableConfig) -> None:
+        """Compute in a thread of its own: a task would end with its event loop."""
+
+        def compute() -> None:
+            try:
+                self._compute(messages, config, None)
+            except KVForkError as error:
+                _log.warning("What PrefillNode started ahead has failed: %s", error)
+
+        # a daemon: at the end of the process, the engine is closed under it
+        threading.Thread(target=compute, name="kvfork prefill", daemon=True).start()
 
     def _event(self, usage: Usage) -> dict[str, Any]:
         return {"model_name": self.llm._model_name, **asdict(usage)}

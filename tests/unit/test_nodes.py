@@ -53,6 +53,8 @@ def test_wrong_models_and_keys_are_refused_at_construction():
         PrefillNode(GenericFakeChatModel(messages=iter([])))
     with pytest.raises(InvalidRequestError, match="messages_key"):
         PrefillNode(LLM, messages_key="")
+    with pytest.raises(InvalidRequestError, match="wait=1"):
+        PrefillNode(LLM, wait=1)
     with pytest.raises(InvalidRequestError, match="output_key"):
         ForkNode(LLM, {"a": "b"}, output_key=None)
 
