@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
+from langgraph_kvfork._checks import require
 from langgraph_kvfork._messages import to_openai
 from langgraph_kvfork._tools import Tools
 from langgraph_kvfork.engine import Engine
@@ -40,6 +41,11 @@ class Call:
     template_variables: dict[str, Any]
 
     def __post_init__(self) -> None:
+        # in a call, not when they are bound: LangChain's own tests bind one tool in several forms
+        names = [schema["function"]["name"] for schema in self.tools.schemas]
+        for i, name in enumerate(names):
+            remedy = f"tools[{names.index(name)}] has this name already, so give it another"
+            require(name not in names[:i], f"tools[{i}].name", name, remedy)
         asked = {
             "tools": bool(self.tools.schemas) and self.tools.choice != "none",
             "response_format": self.json_schema is not None,

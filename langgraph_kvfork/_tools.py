@@ -61,7 +61,7 @@ def openai_tools(tools: Sequence[AnyTool], *, strict: bool | None = None) -> lis
         InvalidRequestError: One is nothing that LangChain can convert.
     """
     require(isinstance(tools, (list, tuple)), "tools", tools, "give a list of tools")
-    converted: dict[str, dict[str, Any]] = {}
+    converted: list[dict[str, Any]] = []
     for i, tool in enumerate(tools):
         try:
             schema = convert_to_openai_tool(tool, strict=strict)
@@ -73,12 +73,11 @@ def openai_tools(tools: Sequence[AnyTool], *, strict: bool | None = None) -> lis
             ) from error
         where = f"tools[{i}]"
         require(isinstance(name, str) and bool(name), where, tool, "give it a name")
-        require(name not in converted, where, tool, f"the name {name!r} is another tool's already")
         description = schema["function"].get("description", "")
         require(isinstance(description, str), where, tool, "give a string as its description")
         check_schema(schema["function"].get("parameters") or {}, f"{where}'s parameters")
-        converted[name] = schema
-    return list(converted.values())
+        converted.append(schema)
+    return converted
 
 
 def chosen_tools(

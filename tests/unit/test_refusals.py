@@ -116,13 +116,17 @@ def test_a_message_does_not_grow_with_the_value(llm):
         function(name="x", parameters=of({"default": object()})),
         function(name="x", parameters=of({"minimum": math.nan})),
         function(name="x", parameters=of({"type": "array", "minItems": 5, "maxItems": 2})),
-        add,
     ],
 )
-def test_a_tool_is_a_tool_and_has_a_name_of_its_own(llm, tool):
+def test_a_tool_is_a_tool(llm, tool):
     for attempt in (llm.bind_tools, lambda tools: llm._call(None, {"tools": tools})):
         with pytest.raises(InvalidRequestError, match=r"^tools\[1\]"):
             attempt([add, tool])
+
+
+def test_a_tool_has_a_name_of_its_own(llm):
+    with pytest.raises(InvalidRequestError, match=r"^tools\[2\]\.name='add' .*: tools\[1\] has"):
+        llm._call(None, {"tools": [Tree, add, add]})
 
 
 @pytest.mark.parametrize(
