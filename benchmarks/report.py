@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def readme_block(all_results: Results) -> str:
     summaries = Summaries(all_results)
     cell = summaries.cells()[0]
     where = f"The same graph on each (`make bench`): {title(cell)}, on {all_results['machine']}."
-    return "\n\n".join([where, fan_out_table(summaries, cell), FOOTNOTE])
+    paragraphs = [textwrap.fill(text, 100) for text in (where, FOOTNOTE)]
+    return f"{paragraphs[0]}\n\n{fan_out_table(summaries, cell)}\n\n{paragraphs[1]}"
 
 
 FOOTNOTE = (
@@ -106,7 +108,7 @@ def fan_out_table(summaries: Summaries, cell: Cell) -> str:
             rows.append([label, row.error])
             continue
         base = base or row.first.median
-        cells = [label, str(row.first), f"{row.first.median / base:.2g}"]
+        cells = [label, str(row.first), f"{row.first.median / base:.1f}"]
         cells += [str(row.next or ""), f"{row.first.prefilled:,}", str(row.first.rounds)]
         rows.append(cells)
     return table(["", "fan-out", "relative", "the next", "prompt tokens computed", "rounds"], rows)

@@ -81,7 +81,7 @@ def test_a_fan_out_has_a_row_for_each_label(recorded: dict[str, Any]) -> None:
     measured = {one["contestant"] for one in recorded["measurements"]}
     labels = [one.label for name, one in CONTESTANTS.items() if name in measured]
     assert list(table) == list(dict.fromkeys(labels))
-    assert next(iter(table.values()))[1] == "1"
+    assert next(iter(table.values()))[1] == "1.0"
 
 
 def test_of_two_ways_the_faster_one_counts(recorded: dict[str, Any]) -> None:
