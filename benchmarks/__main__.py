@@ -33,7 +33,11 @@ def main() -> int:
         if name not in fields or not values:
             parser.error(f"{text!r}: give FIELD=VALUE, with a field out of {', '.join(fields)}")
         only[name] = values.split(",")
-    all_results = run(options.grid, only)
+    try:
+        all_results = run(options.grid, only)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where this run was", file=sys.stderr)
+        return 130
     results.save(results.FOLDER / f"{options.grid}.json", all_results)
     print(report(all_results))
     return 1 if any(one["error"] and not one["over"] for one in all_results["measurements"]) else 0

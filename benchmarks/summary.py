@@ -60,7 +60,7 @@ class Row:
         ours: Whether it is this project's work.
         first: A fan-out of which only a warmed contestant knows something; None: it failed.
         next: One with other questions about the same document; None: there was none.
-        error: Why it failed; "": it did not.
+        error: Why a round of it failed; "": none did.
     """
 
     label: str
@@ -111,7 +111,7 @@ class Summaries:
         for name, contestant in CONTESTANTS.items():
             task = Task("fan-out", name, cell.model, cell.branches, cell.prefix, cell.generate)
             first, next_ = (self.found.get((task, part)) for part in ("first", "next"))
-            error = "" if first else self.errors.get(task, "")
+            error = self.errors.get(task, "")
             if first or error:
                 row = Row(contestant.label, contestant.ours, first, next_, error)
                 by_label[row.label].append(row)
