@@ -16,7 +16,6 @@ from benchmarks.models import MODELS
 from benchmarks.process import measure
 from benchmarks.prompts import Prompts, questions
 from benchmarks.results import Results
-from langgraph_kvfork import ChatKVFork
 
 UNFINISHED = ROOT / "build" / "bench"
 
@@ -38,7 +37,7 @@ def run(grid_name: str, only: Mapping[str, Collection[str]]) -> Results:
             say(f"going on with {path}")
     measurements = all_results["measurements"]
     for group in grid.groups():
-        tasks = [task for task in group if is_there(task) and task.selected(only)]
+        tasks = [task for task in group if task.selected(only)]
         for number in range(grid.rounds):
             for task in tasks:
                 rounds = [one for one in measurements if Task.of(one) == task]
@@ -93,11 +92,6 @@ def make_job(task: Task, threads: int) -> Job:
         suffix=longest - prefix,
         generate=task.generate or 1,
     )
-
-
-def is_there(task: Task) -> bool:
-    """Whether this version of the package has what the task measures."""
-    return task.contestant != "kvfork-invariant" or "batch_invariant" in ChatKVFork.model_fields
 
 
 def hopeless(task: Task, measurements: list[dict[str, Any]]) -> str | None:
