@@ -2,6 +2,7 @@
 
 import _thread
 import asyncio
+import signal
 import threading
 import time
 
@@ -105,7 +106,15 @@ async def test_a_stream_that_is_left_early_stops(llm, engine):
     await await_until(lambda: idle(engine))
 
 
-def test_ctrl_c_stops_a_sync_call(llm, engine):
+@pytest.fixture
+def sigint():
+    """SIGINT as a terminal's program has it; shells let their background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_stops_a_sync_call(llm, engine, sigint):
     endless = llm.model_copy(update={"max_tokens": None, "ignore_eos": True})
     timer = threading.Timer(0.5, _thread.interrupt_main)
     timer.start()
