@@ -6,8 +6,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -54,19 +54,20 @@ class Proof {
             for (uint32_t n_left = n_chunk; n_left > 0;) {
                 const uint32_t n = std::min(n_left, n_most);
                 n_left -= n;
-                batch_.n_tokens = 0;
-                for (uint32_t i = 0; i < (n_left == 0 ? n_with : 0) / 2; ++i) {
+                const uint32_t n_around = n_left == 0 ? n_with : 0;
+                batch_.n_tokens         = 0;
+                for (uint32_t i = 0; i < n_around / 2; ++i) {
                     add(1 + i, 0);
                 }
                 for (uint32_t i = 0; i < n; ++i) {
                     add(0, pos++);
                 }
                 i_row = batch_.n_tokens - 1;
-                for (uint32_t i = n_with / 2; i < (n_left == 0 ? n_with : 0); ++i) {
+                for (uint32_t i = n_around / 2; i < n_around; ++i) {
                     add(1 + i, 0);
                 }
                 batch_.logits[i_row] = 1;
-                decode();
+                compute();
             }
         }
         const float * row = llama_get_logits_ith(ctx_, i_row);
@@ -85,9 +86,8 @@ class Proof {
         batch_.logits[i]    = seq > 0; // whoever decodes wants logits
     }
 
-    void decode() {
-        const auto    lock   = computing();
-        const int32_t status = llama_decode(ctx_, batch_);
+    void compute() {
+        const int32_t status = decode(ctx_, batch_);
         if (status != 0) {
             throw Error(KVF_ERROR_INTERNAL,
                         "batch_invariant: llama_decode failed with status " + std::to_string(status));
@@ -102,9 +102,11 @@ class Proof {
 
 } // namespace
 
-std::shared_lock<std::shared_mutex> computing() {
-    const std::lock_guard<std::mutex> passing(door);
-    return std::shared_lock<std::shared_mutex>(room);
+int32_t decode(llama_context * ctx, const llama_batch & batch) {
+    std::unique_lock<std::mutex>              passing(door);
+    const std::shared_lock<std::shared_mutex> inside(room);
+    passing.unlock();
+    return llama_decode(ctx, batch);
 }
 
 BatchInvariance::BatchInvariance() {

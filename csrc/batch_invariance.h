@@ -2,12 +2,11 @@
 
 #include "llama.h"
 
-#include <shared_mutex>
-
 namespace kvf {
 
-// To be held while a graph is computed: the switches of ggml's kernels are the process's, and no graph may see one change.
-std::shared_lock<std::shared_mutex> computing();
+// llama_decode, to be called in its place: the switches of ggml's kernels are the process's, and no graph may see one
+// change.
+int32_t decode(llama_context * ctx, const llama_batch & batch);
 
 // While one of these lives, a row of a matrix product on the CPU does not depend on how many rows there are, in the whole
 // process. The rest of what it takes is in the pages of the cache (Sequences) and in attention, which adds up along them.

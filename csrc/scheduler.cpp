@@ -132,7 +132,7 @@ void Scheduler::step(std::vector<Event> & out) {
     }
     fill_batch(rows);
 
-    const int32_t status = decode();
+    const int32_t status = decode(ctx_, *batch_);
     if (status == 1) { // the counters promised room that the cache does not have: nothing was computed
         if (!sequences_.compact() && !make_room()) {
             fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",
@@ -172,11 +172,6 @@ void Scheduler::step(std::vector<Event> & out) {
         }
     }
     tell_waiters(out);
-}
-
-int32_t Scheduler::decode() {
-    const auto lock = computing();
-    return llama_decode(ctx_, *batch_);
 }
 
 // Those who wait hear how far their prefix is, and otherwise now and then that others are being computed: nobody is to

@@ -77,7 +77,6 @@ class Scheduler {
     std::vector<Rows> compose(std::vector<Event> & out);
     std::vector<Rows> plan();
     void              fill_batch(std::vector<Rows> & rows);
-    int32_t           decode();
     void              sample(Branch & branch, int32_t i_logits, std::vector<Event> & out);
 
     bool          make_room();

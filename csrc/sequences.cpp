@@ -90,8 +90,11 @@ bool Sequences::fits(size_t n_cells) const {
 }
 
 bool Sequences::compact() {
+    if (!strict_pages_) {
+        return false;
+    }
     llama_synchronize(ctx_); // data is moved
-    return strict_pages_ && llama_memory_compact(memory_);
+    return llama_memory_compact(memory_);
 }
 
 } // namespace kvf
