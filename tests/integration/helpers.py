@@ -5,6 +5,7 @@ import os.path
 import time
 from collections.abc import Sequence
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 
 from langgraph_kvfork import Engine
@@ -33,6 +34,33 @@ async def await_until(condition, seconds: float = 30.0) -> None:
 
 def prompt_tokens(engine: Engine, messages: Sequence[BaseMessage]) -> list[int]:
     return engine.tokenize(engine.render(to_openai(messages)).text)
+
+
+class Recorder(BaseCallbackHandler):
+    """Keeps what models are asked, in the order of the calls, and what they answer.
+
+    Attributes:
+        prompts: Each call's messages.
+        texts: Each answer's text, with the prompt's.
+    """
+
+    run_inline = True
+
+    def __init__(self):
+        self.prompts = []
+        self.texts = []
+        self._asked = {}
+
+    def config(self):
+        """Return a configuration that records a graph's run, on a thread of its own."""
+        return {"callbacks": [self], "configurable": {"thread_id": "1"}}
+
+    def on_chat_model_start(self, serialized, messages, *, run_id, **kwargs):
+        self.prompts += messages
+        self._asked[run_id] = tuple(message.text for message in messages[0])
+
+    def on_llm_end(self, response, *, run_id, **kwargs):
+        self.texts.append((self._asked.pop(run_id), response.generations[0][0].text))
 
 
 class Counter:
