@@ -24,7 +24,7 @@ class Call:
     Attributes:
         request: How to go on after the prompt.
         timeout: Seconds after which to give up; None: never.
-        tools: What the model may call, or must.
+        tools: What the model may call, or must, and what the prompt tells of.
         json_schema: What the answer must match; None: nothing.
         reasoning: Whether a model that can think does.
         template_variables: What the chat template is given by name.
@@ -42,10 +42,8 @@ class Call:
 
     def __post_init__(self) -> None:
         # in a call, not when they are bound: LangChain's own tests bind one tool in several forms
-        names = [schema["function"]["name"] for schema in self.tools.schemas]
-        for i, name in enumerate(names):
-            remedy = f"tools[{names.index(name)}] has this name already, so give it another"
-            require(name not in names[:i], f"tools[{i}].name", name, remedy)
+        _check_names("tools", self.tools.schemas)
+        _check_names("prompt_tools", self.tools.told or ())
         asked = {
             "tools": bool(self.tools.schemas) and self.tools.choice != "none",
             "response_format": self.json_schema is not None,
@@ -82,11 +80,12 @@ class Call:
         """
         converted = to_openai(messages)
         rendered = engine.render(converted, add_generation_prompt=not prefix, **self.options())
-        if self.tools.forced is None or prefix:
+        answer = self.tools.answer_options()
+        if answer is None or prefix:
             return rendered
-        # the prompt tells of all tools, so that it begins like the others'; the grammar knows one
-        forced = engine.render(converted, **self._options(), **self.tools.forced_options())
-        return replace(rendered, answer_format=forced.answer_format, grammar=forced.grammar)
+        # the prompt tells of all tools, so that it begins like the others'; the grammar knows some
+        form = engine.render(converted, **self._options(), **answer)
+        return replace(rendered, answer_format=form.answer_format, grammar=form.grammar)
 
     def request_for(self, rendered: RenderedPrompt) -> Request:
         """Return how to go on after the rendered prompt."""
@@ -95,3 +94,10 @@ class Call:
             stop=[*self.request.stop, *rendered.stop],
             answer_format=rendered.answer_format,
         )
+
+
+def _check_names(argument: str, schemas: Sequence[dict[str, Any]]) -> None:
+    names = [schema["function"]["name"] for schema in schemas]
+    for i, name in enumerate(names):
+        remedy = f"{argument}[{names.index(name)}] has this name already, so give it another"
+        require(name not in names[:i], f"{argument}[{i}].name", name, remedy)

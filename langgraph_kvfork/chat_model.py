@@ -57,6 +57,7 @@ _CALL_FIELDS = (
     "tools",
     "tool_choice",
     "parallel_tool_calls",
+    "prompt_tools",
     "response_format",
 )
 _CHECKED_FIELDS = frozenset({*_ENGINE_FIELDS, *_MODEL_FIELDS})
@@ -338,6 +339,7 @@ class ChatKVFork(BaseChatModel):
         *,
         tool_choice: ToolChoice = None,
         parallel_tool_calls: bool | None = None,
+        prompt_tools: Sequence[AnyTool] | None = None,
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
@@ -353,6 +355,8 @@ class ChatKVFork(BaseChatModel):
                 True: some call; the name of a tool (or OpenAI's dict with it): this one.
             parallel_tool_calls: Whether one answer may call several times. None: if the model's own
                 template knows it; but for one tool by its name, once.
+            prompt_tools: The tools that the prompt tells of, so that calls with different tools
+                have one prompt; a grammar lets the model call none but `tools`. None: `tools`.
             strict: For the tools' schemas, as LangChain converts them. Calls follow their schemas
                 with and without it.
             **kwargs: More to bind.
@@ -365,6 +369,8 @@ class ChatKVFork(BaseChatModel):
             bound["tool_choice"] = tool_choice
         if parallel_tool_calls is not None:
             bound["parallel_tool_calls"] = parallel_tool_calls
+        if prompt_tools is not None:
+            bound["prompt_tools"] = openai_tools(prompt_tools, strict=strict, name="prompt_tools")
         chosen_tools(bound["tools"], tool_choice, parallel=parallel_tool_calls)
         return self.bind(**bound, **kwargs)
 
@@ -591,6 +597,7 @@ class ChatKVFork(BaseChatModel):
                 options.get("tools"),
                 options.get("tool_choice"),
                 parallel=options.get("parallel_tool_calls"),
+                told=options.get("prompt_tools"),
             ),
             json_schema=schema_of(options.get("response_format")),
             reasoning=reasoning,

@@ -169,6 +169,31 @@ def test_prefilled_tools_are_a_part_of_what_is_shared(llm, engine):
     assert usage["input_token_details"]["cache_read"] == prefilled
 
 
+def test_a_prompt_can_tell_of_more_tools_than_can_be_called(llm, engine):
+    def check_prompt(answer):
+        usage = answer.usage_metadata
+        assert usage["input_token_details"]["cache_read"] == usage["input_tokens"] - 1
+
+    llm.bind_tools(TOOLS).invoke(QUESTION, max_tokens=1)
+    told = llm.bind(prompt_tools=TOOLS)
+    for tool, choice, name in ((add, "any", "add"), (Ping, "Ping", "Ping")):
+        bound = llm.bind_tools([tool], tool_choice=choice, prompt_tools=TOOLS)
+        answer = bound.invoke(QUESTION)
+        assert {made["name"] for made in answer.tool_calls} == {name}
+        check_prompt(answer)
+    # where the model decides, the grammar waits for a call
+    call = llm._call(None, {"tools": [Ping], "prompt_tools": TOOLS})
+    rendered = call.render(engine, [HumanMessage(QUESTION)])
+    assert "Ping" in rendered.grammar
+    assert "add" not in rendered.grammar
+    # and where there is none to call, the answer may have another grammar
+    check_prompt(told.invoke(QUESTION, max_tokens=1))
+    schema = {"type": "json_schema", "json_schema": {"schema": {"enum": ["yes", "no"]}}}
+    answer = told.invoke(QUESTION, response_format=schema)
+    assert json.loads(answer.text) in ("yes", "no")
+    check_prompt(answer)
+
+
 def test_a_tool_and_a_grammar_exclude_each_other(llm, engine):
     with pytest.raises(InvalidRequestError, match="tools and grammar"):
         llm.bind_tools([add]).invoke(QUESTION, grammar='root ::= "x"')

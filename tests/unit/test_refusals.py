@@ -74,6 +74,7 @@ def test_a_number_is_a_number(llm, name, value):
         ("chat_template_kwargs", [3, "x", {1: 2}, {"a": object()}, {"a": math.nan}, {"a": HALF}]),
         ("response_format", [3, "json", {}, {"type": "json_schema", "json_schema": None}, [1]]),
         ("tools", [3, "add", {"a": 1}, math.nan]),
+        ("prompt_tools", [3, "add", {"a": 1}, math.nan]),
     ],
 )
 def test_other_arguments(llm, name, values):
@@ -127,6 +128,8 @@ def test_a_tool_is_a_tool(llm, tool):
 def test_a_tool_has_a_name_of_its_own(llm):
     with pytest.raises(InvalidRequestError, match=r"^tools\[2\]\.name='add' .*: tools\[1\] has"):
         llm._call(None, {"tools": [Tree, add, add]})
+    with pytest.raises(InvalidRequestError, match=r"^prompt_tools\[1\]\.name='add'"):
+        llm._call(None, {"prompt_tools": [add, add]})
 
 
 @pytest.mark.parametrize(
