@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from langgraph_kvfork.prefill_node import PrefillNode
     from langgraph_kvfork.rendered_prompt import RenderedPrompt
     from langgraph_kvfork.request import Request
+    from langgraph_kvfork.shared_prefix import SharedPrefix as SharedPrefix
     from langgraph_kvfork.stats import EngineStats
 
 __all__ = [
@@ -92,14 +93,18 @@ _MODULES = {
     "RenderedPrompt": "rendered_prompt",
     "ReportedCall": "fork_report",
     "Request": "request",
+    "SharedPrefix": "shared_prefix",
     "Token": "events",
     "Usage": "events",
 }
-"""Where each name is; the exceptions are all in `errors`."""
+"""Where each name is; the exceptions are all in `errors`.
+
+`SharedPrefix` is not in `__all__`: it needs a package that `import *` must not ask for.
+"""
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in __all__ and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
     value = getattr(module, name)
@@ -108,4 +113,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})
