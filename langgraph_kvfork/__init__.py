@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from langgraph_kvfork.fork_branch import ForkBranch
     from langgraph_kvfork.fork_node import ForkNode
     from langgraph_kvfork.fork_report import ForkReport, ReportedCall
+    from langgraph_kvfork.message_order import MessageOrderWarning, arrange
     from langgraph_kvfork.prefill_node import PrefillNode
     from langgraph_kvfork.rendered_prompt import RenderedPrompt
     from langgraph_kvfork.request import Request
@@ -62,6 +63,7 @@ __all__ = [
     "InvalidRequestError",
     "KVForkError",
     "Logprob",
+    "MessageOrderWarning",
     "ModelLoadError",
     "NativeLibraryError",
     "PrefillNode",
@@ -73,6 +75,7 @@ __all__ = [
     "StructuredOutputError",
     "Token",
     "Usage",
+    "arrange",
 ]
 
 _MODULES = {
@@ -88,6 +91,7 @@ _MODULES = {
     "ForkNode": "fork_node",
     "ForkReport": "fork_report",
     "Logprob": "events",
+    "MessageOrderWarning": "message_order",
     "PrefillNode": "prefill_node",
     "PrefillProgress": "events",
     "RenderedPrompt": "rendered_prompt",
@@ -96,6 +100,7 @@ _MODULES = {
     "SharedPrefix": "shared_prefix",
     "Token": "events",
     "Usage": "events",
+    "arrange": "message_order",
 }
 """Where each name is; the exceptions are all in `errors`.
 

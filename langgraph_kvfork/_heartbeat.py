@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 from langgraph_kvfork._checks import require
+from langgraph_kvfork._graph_place import graph_runtime
 from langgraph_kvfork.events import PrefillProgress
 
 
@@ -14,16 +14,7 @@ def heartbeat() -> Callable[[], None]:
 
     Outside of a graph, and with releases of LangGraph that have no such limits, it does nothing.
     """
-    # where nobody has imported LangGraph, no graph runs
-    langgraph = sys.modules.get("langgraph.runtime")
-    if langgraph is None:
-        return _nothing
-    try:
-        runtime = langgraph.get_runtime()
-    except (RuntimeError, KeyError):
-        # LangGraph's two ways to say that this is not a node of a graph
-        return _nothing
-    beat: Callable[[], None] = getattr(runtime, "heartbeat", _nothing)
+    beat: Callable[[], None] = getattr(graph_runtime(), "heartbeat", _nothing)
     return beat
 
 

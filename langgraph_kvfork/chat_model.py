@@ -31,6 +31,7 @@ from langgraph_kvfork._checks import (
 )
 from langgraph_kvfork._heartbeat import beating, heartbeat
 from langgraph_kvfork._hub import download
+from langgraph_kvfork._order_watch import watched_order
 from langgraph_kvfork._profile import model_profile
 from langgraph_kvfork._smollm2 import FILE, smollm2_path
 from langgraph_kvfork._structured_output import Schema, schema_of, structured_output
@@ -511,7 +512,10 @@ class ChatKVFork(BaseChatModel):
         request = call.request_for(rendered)
         answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
         beat = heartbeat()
-        with engine.generate(rendered.text, request, timeout=call.timeout) as branch:
+        with (
+            watched_order(engine, messages, rendered.text, shared=request.share_prefix),
+            engine.generate(rendered.text, request, timeout=call.timeout) as branch,
+        ):
             for event in branch:
                 beat()
                 yield from answer.chunks(event)
@@ -529,11 +533,12 @@ class ChatKVFork(BaseChatModel):
         request = call.request_for(rendered)
         answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
         beat = heartbeat()
-        async with engine.agenerate(rendered.text, request, timeout=call.timeout) as branch:
-            async for event in branch:
-                beat()
-                for chunk in answer.chunks(event):
-                    yield chunk
+        with watched_order(engine, messages, rendered.text, shared=request.share_prefix):
+            async with engine.agenerate(rendered.text, request, timeout=call.timeout) as branch:
+                async for event in branch:
+                    beat()
+                    for chunk in answer.chunks(event):
+                        yield chunk
 
     @property
     def _llm_type(self) -> str:

@@ -20,6 +20,7 @@ from langchain_core.tracers.context import register_configure_hook
 from typing_extensions import Self
 
 from langgraph_kvfork._answer import PROVIDER
+from langgraph_kvfork._graph_place import node_path
 from langgraph_kvfork._report_view import html, mermaid, text
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.prefill_node import PREFILL_EVENT
@@ -289,10 +290,8 @@ class ForkReport(BaseCallbackHandler):
 
 
 def _place(metadata: dict[str, Any]) -> tuple[str, str]:
-    """Return a call's node and branch. LangGraph's namespace is `outer:<uuid>|inner:<uuid>`."""
-    namespace = str(metadata.get("langgraph_checkpoint_ns", ""))
-    path = "/".join(part.split(":")[0] for part in namespace.split("|"))
-    return path or metadata.get("langgraph_node", ""), metadata.get("kvfork_branch", "")
+    """Return a call's node and branch."""
+    return node_path(metadata), metadata.get("kvfork_branch", "")
 
 
 def _generations(response: LLMResult) -> Sequence[ChatGeneration]:

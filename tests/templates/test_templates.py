@@ -6,13 +6,15 @@
 import ctypes
 import json
 import math
+import os.path
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from langgraph_kvfork import _native
+from langgraph_kvfork import _native, arrange
 from langgraph_kvfork._chat_template import AnswerReader, ChatTemplate
+from langgraph_kvfork._messages import to_openai
 
 SOURCE = Path(__file__).parents[2] / "build" / "llama.cpp" / "models"
 TEMPLATES = sorted(path.name for path in (SOURCE / "templates").glob("*.jinja"))
@@ -172,6 +174,15 @@ def _each(*, but=frozenset()):
     reason = "a limit of llama-common, see above"
     mark = pytest.mark.xfail(reason=reason, raises=AssertionError)
     return [pytest.param(name, marks=mark if name in but else ()) for name in TEMPLATES]
+
+
+@pytest.mark.parametrize("context", ["What they share.", [("human", "What they share.")]])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_branches_that_are_arranged_share_their_context(name, context):
+    roles = ["You are a lawyer.", "Edit a newspaper."]
+    prompts = [render(name, to_openai(arrange(context, role))).text for role in roles]
+    assert "What they share." in os.path.commonprefix(prompts)
+    assert all(role in prompt for role, prompt in zip(roles, prompts, strict=True))
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
