@@ -1,9 +1,9 @@
-"""Where in a graph a call runs: which node, and which run."""
+"""Where in a graph a call runs: which node of which run, and where its stream is."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -18,6 +18,11 @@ def graph_runtime() -> Any | None:
     except (RuntimeError, KeyError):
         # LangGraph's two ways to say that this is not a node of a graph
         return None
+
+
+def stream_writer() -> Callable[[Any], None] | None:
+    """Return what writes to the `custom` stream of the graph; None outside of one."""
+    return getattr(graph_runtime(), "stream_writer", None)
 
 
 def node_path(metadata: Mapping[str, Any]) -> str:

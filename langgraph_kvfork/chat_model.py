@@ -36,6 +36,7 @@ from langgraph_kvfork._profile import model_profile
 from langgraph_kvfork._smollm2 import FILE, smollm2_path
 from langgraph_kvfork._structured_output import Schema, schema_of, structured_output
 from langgraph_kvfork._token_count import count_tokens
+from langgraph_kvfork._token_stream import token_listener
 from langgraph_kvfork._tools import AnyTool, ToolChoice, chosen_tools, openai_tools
 from langgraph_kvfork.engine import Engine
 from langgraph_kvfork.engine_params import EngineParams
@@ -511,14 +512,16 @@ class ChatKVFork(BaseChatModel):
         rendered = call.render(engine, messages)
         request = call.request_for(rendered)
         answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
-        beat = heartbeat()
+        beat, tell = heartbeat(), token_listener()
         with (
             watched_order(engine, messages, rendered.text, shared=request.share_prefix),
             engine.generate(rendered.text, request, timeout=call.timeout) as branch,
         ):
             for event in branch:
                 beat()
-                yield from answer.chunks(event)
+                for chunk in answer.chunks(event):
+                    tell(chunk.text)
+                    yield chunk
 
     async def _astream(
         self,
@@ -532,12 +535,13 @@ class ChatKVFork(BaseChatModel):
         rendered = call.render(engine, messages)
         request = call.request_for(rendered)
         answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
-        beat = heartbeat()
+        beat, tell = heartbeat(), token_listener()
         with watched_order(engine, messages, rendered.text, shared=request.share_prefix):
             async with engine.agenerate(rendered.text, request, timeout=call.timeout) as branch:
                 async for event in branch:
                     beat()
                     for chunk in answer.chunks(event):
+                        tell(chunk.text)
                         yield chunk
 
     @property

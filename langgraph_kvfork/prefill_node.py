@@ -17,6 +17,7 @@ from langchain_core.callbacks import (
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langgraph_kvfork._checks import require
+from langgraph_kvfork._graph_place import stream_writer
 from langgraph_kvfork._node import check_key, state_value, underlying_model
 from langgraph_kvfork.chat_model import ChatKVFork
 from langgraph_kvfork.errors import InvalidRequestError, KVForkError
@@ -144,11 +145,7 @@ def _chat_model(llm: object) -> tuple[ChatKVFork, dict[str, Any]]:
 
 def _progress_writer() -> Callable[[PrefillProgress], None] | None:
     """Return what writes to the graph's stream; None outside of a graph."""
-    from langgraph.config import get_stream_writer
-
-    try:
-        write = get_stream_writer()
-    except (RuntimeError, KeyError):
-        # LangGraph's two ways to say that this is not a node of a graph
+    write = stream_writer()
+    if write is None:
         return None
     return lambda progress: write({"prefill": {"done": progress.done, "total": progress.total}})

@@ -411,6 +411,7 @@ def test_branches_that_wait_for_their_turn_never_start_once_one_has_won():
         ({"n": 2, "on_error": "collect", "output": "reduce"}, "on_error='collect'"),
         ({"n": 2, "race": "first"}, "race='first'"),
         ({"n": 2, "max_concurrency": 0}, "max_concurrency=0"),
+        ({"n": 2, "stream_tokens": "custom"}, "stream_tokens='custom'"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, message):
