@@ -2,6 +2,7 @@
 # make test      everything that CI checks
 # make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
 # make bench     measure beside the peers: 10 minutes (GRID=full: days)
+# make docs      the documentation, in build/site
 # make install   only install and build
 # make lint | format | clean
 #
@@ -21,7 +22,7 @@ PATCHES := vendor/llama.cpp-patches
 NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/include/* $(PATCHES)/*) scripts/llama_cpp_source.py
 CXX_ALL := $(wildcard csrc/*.cpp csrc/*.h csrc/include/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h)
 
-.PHONY: demo test sanitize bench install lint format clean native-tests stock FORCE
+.PHONY: demo test sanitize bench docs install lint format clean native-tests stock FORCE
 
 demo: install
 	$(BIN)/python -m langgraph_kvfork demo
@@ -59,7 +60,7 @@ $(STAMPS)/bindings: $(STAMPS)/tools $(PATCHES)/upstream.toml
 
 # editable, so that a change of Python code needs no make
 $(STAMPS)/package: $(STAMPS)/bindings pyproject.toml $(NATIVE)
-	$(PIP) install --verbose --no-build-isolation --config-settings=cmake.define.KVFORK_BUILD_TESTS=ON -e '.[bench,demo,dev]'
+	$(PIP) install --verbose --no-build-isolation --config-settings=cmake.define.KVFORK_BUILD_TESTS=ON -e '.[bench,demo,dev,docs]'
 	@touch $@
 
 # only its model is wanted: with its dependencies it would bring a command line tool and its plugins
@@ -116,6 +117,11 @@ build/sanitize-%: FORCE | $(STAMPS)/tools
 		-DKVFORK_BUILD_TESTS=ON -DKVFORK_SANITIZE=$(subst -,$(comma),$*)
 	$(TOOLS) cmake --build $@ --target kvfork-tests
 	$(TOOLS) ctest --test-dir $@ --output-on-failure
+
+# documentation; without the advertisement for what its makers do next
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "read build/site/index.html; its search works where it is served: python3 -m http.server -d build/site"
 
 lint: install
 	$(BIN)/ruff check
