@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, SecretStr, model_validator
 from typing_extensions import Self
 
 from langgraph_kvfork._answer import PROVIDER, Answer
+from langgraph_kvfork._beside_loop import beside_loop
 from langgraph_kvfork._call import Call
 from langgraph_kvfork._checks import (
     check_integer,
@@ -448,9 +449,12 @@ class ChatKVFork(BaseChatModel):
         if not self.share_prefix:
             return _NOT_COMPUTED
         call = self._call(None, kwargs)
-        engine = await Engine.aget(self._engine_params())
-        prompt = call.render(engine, self._messages(messages), prefix=True).text
-        return await engine.aprefill(prompt, on_progress=beating(on_progress), timeout=call.timeout)
+        converted = self._messages(messages)
+        engine = await Engine.aget(await beside_loop(self._engine_params))
+        tokens = await beside_loop(
+            lambda: engine.tokenize(call.render(engine, converted, prefix=True).text)
+        )
+        return await engine.aprefill(tokens, on_progress=beating(on_progress), timeout=call.timeout)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the model's own tokens for a text, without what a prompt begins and ends with."""
@@ -509,13 +513,11 @@ class ChatKVFork(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call(stop, kwargs)
         engine = self.engine
-        rendered = call.render(engine, messages)
-        request = call.request_for(rendered)
-        answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
+        prompt, tokens, request, answer = self._prepare(call, engine, messages)
         beat, tell = heartbeat(), token_listener()
         with (
-            watched_order(engine, messages, rendered.text, shared=request.share_prefix),
-            engine.generate(rendered.text, request, timeout=call.timeout) as branch,
+            watched_order(engine, messages, prompt, shared=request.share_prefix),
+            engine.generate(tokens, request, timeout=call.timeout) as branch,
         ):
             for event in branch:
                 beat()
@@ -531,18 +533,27 @@ class ChatKVFork(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         call = self._call(stop, kwargs)
-        engine = await Engine.aget(self._engine_params())
-        rendered = call.render(engine, messages)
-        request = call.request_for(rendered)
-        answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
+        engine = await Engine.aget(await beside_loop(self._engine_params))
+        prompt, tokens, request, answer = await beside_loop(
+            lambda: self._prepare(call, engine, messages)
+        )
         beat, tell = heartbeat(), token_listener()
-        with watched_order(engine, messages, rendered.text, shared=request.share_prefix):
-            async with engine.agenerate(rendered.text, request, timeout=call.timeout) as branch:
+        with watched_order(engine, messages, prompt, shared=request.share_prefix):
+            async with engine.agenerate(tokens, request, timeout=call.timeout) as branch:
                 async for event in branch:
                     beat()
                     for chunk in answer.chunks(event):
                         tell(chunk.text)
                         yield chunk
+
+    def _prepare(
+        self, call: Call, engine: Engine, messages: list[BaseMessage]
+    ) -> tuple[str, list[int], Request, Answer]:
+        """Return the prompt, its tokens, how to go on after it, and what reads the answer."""
+        rendered = call.render(engine, messages)
+        request = call.request_for(rendered)
+        answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
+        return rendered.text, engine.tokenize(rendered.text), request, answer
 
     @property
     def _llm_type(self) -> str:

@@ -9,13 +9,13 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 PROGRAM = """
-import os, sys
+import asyncio, os, sys
 from langgraph_kvfork import ChatKVFork, ProcessForkedError
 
 llm = ChatKVFork(n_ctx=256, max_tokens=4)
 engine = llm.engine if sys.argv[1] == "after" else None
 if engine:
-    llm.invoke("Hello")
+    asyncio.run(llm.ainvoke("Hello"))
 child = os.fork()
 if not child:
     def refused(call):
@@ -28,7 +28,8 @@ if not child:
     if engine:
         calls = (engine.stats, lambda: llm.invoke("Hello"), lambda: list(llm.stream("Hello")),
                  lambda: llm.get_num_tokens("Hello"), lambda: engine.generate("Hello"),
-                 lambda: ChatKVFork(n_ctx=512).invoke("Hello"))
+                 lambda: ChatKVFork(n_ctx=512).invoke("Hello"),
+                 lambda: asyncio.run(llm.ainvoke("Hello")))
         good = all(map(refused, calls))
         engine.close()  # it has nothing to close, and says nothing
     else:
