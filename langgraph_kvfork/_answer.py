@@ -148,6 +148,7 @@ class Answer:
                 "parent": usage.parent,
                 "forked_tokens": usage.forked_tokens,
                 "prefilled_tokens": usage.prefilled_tokens,
+                "cell_bytes": usage.cell_bytes,
             },
         }
 

@@ -52,11 +52,13 @@ class Dispatcher:
         native: The native library.
         handle: The engine's `kvf_engine *`; it must outlive `join`.
         name: For the thread.
+        cell_bytes: For every `Usage`.
     """
 
-    def __init__(self, native: Native, handle: int, name: str) -> None:
+    def __init__(self, native: Native, handle: int, name: str, cell_bytes: int | None) -> None:
         self._native = native
         self._handle = handle
+        self._cell_bytes = cell_bytes
         self._mailboxes: dict[int, Mailbox] = {}
         self._ended: KVForkError | None = None
         # held from before a branch exists until its mailbox is known, so no event finds none
@@ -112,7 +114,8 @@ class Dispatcher:
             items: dict[int, list[Item]] = {}
             ended: set[int] = set()
             for event in buffer[:count]:
-                items.setdefault(event.branch, []).append(_item(event))
+                item = _item(event, self._cell_bytes)
+                items.setdefault(event.branch, []).append(item)
                 if event.type == EventType.DONE:
                     ended.add(event.branch)
             with self._lock:
@@ -155,7 +158,7 @@ def _put_all(deliveries: Sequence[tuple[LoopMailbox, list[Item]]]) -> None:
         mailbox.put(items)
 
 
-def _item(event: Any) -> Item:
+def _item(event: Any, cell_bytes: int | None) -> Item:
     """Turn a `kvf_event`, whose pointers die with the next poll, into a value."""
     if event.type == EventType.PREFILL:
         return PrefillProgress(done=event.n_done, total=event.usage.n_prompt)
@@ -173,11 +176,12 @@ def _item(event: Any) -> Item:
     if event.finish == Finish.CANCELLED:
         return BranchCancelledError("The branch was cancelled.")
     return Done(
-        finish_reason=_FINISH_REASONS[event.finish], usage=_usage(event.branch, event.usage)
+        finish_reason=_FINISH_REASONS[event.finish],
+        usage=_usage(event.branch, event.usage, cell_bytes),
     )
 
 
-def _usage(branch: int, usage: Any) -> Usage:
+def _usage(branch: int, usage: Any, cell_bytes: int | None) -> Usage:
     return Usage(
         branch=branch,
         prompt_tokens=usage.n_prompt,
@@ -189,4 +193,5 @@ def _usage(branch: int, usage: Any) -> Usage:
         wait_ms=usage.t_wait,
         prefill_ms=usage.t_prefill,
         decode_ms=usage.t_decode,
+        cell_bytes=cell_bytes,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from langgraph_kvfork._units import size
+
 
 def doctor_text(found: Mapping[str, Any]) -> str:
     """Return what `doctor` found, in words."""
@@ -18,10 +20,10 @@ def doctor_text(found: Mapping[str, Any]) -> str:
     ]
     lines += [
         f"device:   {device['name']}, {device['type']}: {device['description']}, "
-        f"{_size(device['free_bytes'])} of {_size(device['total_bytes'])} free"
+        f"{size(device['free_bytes'])} of {size(device['total_bytes'])} free"
         for device in found["devices"]
     ]
-    lines.append(f"memory:   {'unknown' if free is None else _size(free) + ' free'}")
+    lines.append(f"memory:   {'unknown' if free is None else size(free) + ' free'}")
     return "\n".join([*lines, "", *_model(found["model"])])
 
 
@@ -33,7 +35,7 @@ def inspect_text(model: Mapping[str, Any]) -> str:
 def _model(model: Mapping[str, Any]) -> Iterator[str]:
     yield f"model:    {model['path']}"
     name = f"{model['name']}, " if model["name"] else ""
-    yield f"          {name}{_size(model['file_bytes'])}, architecture {model['architecture']}"
+    yield f"          {name}{size(model['file_bytes'])}, architecture {model['architecture']}"
     yield (
         f"          {model['n_layer']} layers, {model['n_vocab']:,} tokens in the vocabulary, "
         f"training context {model['n_ctx_train']:,}"
@@ -58,9 +60,3 @@ def _template(model: Mapping[str, Any]) -> str:
         return "none in the file: chatml is taken, or give chat_template"
     tools = "knows tools" if model["tools"] else "knows no tools (they come as text)"
     return f"{tools}, {'thinks' if model['thinks'] else 'does not think'}"
-
-
-def _size(n_bytes: int) -> str:
-    if n_bytes < 2**30:
-        return f"{n_bytes / 2**20:.0f} MiB"
-    return f"{n_bytes / 2**30:.1f} GiB"

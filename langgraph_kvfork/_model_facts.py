@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from langgraph_kvfork import _native
@@ -15,7 +16,7 @@ from langgraph_kvfork._native import Native
 from langgraph_kvfork.engine_params import EngineParams
 from langgraph_kvfork.errors import InvalidRequestError
 
-_F16_BYTES = 2
+_F16_BYTES = Fraction(2)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def model_facts(params: EngineParams) -> ModelFacts:
             n_ctx_train=values.number("context_length") or 0,
             n_layer=values.number("block_count") or 0,
             n_vocab=int(llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))),
-            cell_bytes=_cell_bytes(values),
+            cell_bytes=_cell_bytes(values, _F16_BYTES, _F16_BYTES),
             memory=_memory(native, model, values),
             chat_template=bool(values.text("tokenizer.chat_template")),
             tools=template.get("supports_tools", False),
@@ -83,6 +84,27 @@ def model_facts(params: EngineParams) -> ModelFacts:
         )
     finally:
         llama.llama_model_free(model)
+
+
+def cell_bytes(native: Native, model: int, type_k: int, type_v: int) -> int | None:
+    """Return how many bytes of the KV cache each token takes.
+
+    Args:
+        native: The native library.
+        model: A model that is loaded.
+        type_k: The K cache's `GGML_TYPE_*`.
+        type_v: The V cache's.
+
+    Returns:
+        The bytes; None where tokens do not all take the same (sliding windows, recurrent states),
+        where more or less than keys and values is kept, and where the file does not say.
+    """
+    values = _Metadata(native, model)
+    # latent attention keeps something smaller, sparse attention an index beside
+    other = any(values.number(f"attention.{key}") for key in ("kv_lora_rank", "indexer.key_length"))
+    if other or _memory(native, model, values) != "anywhere":
+        return None
+    return _cell_bytes(values, _value_bytes(native, type_k), _value_bytes(native, type_v))
 
 
 class _Metadata:
@@ -117,7 +139,7 @@ class _Metadata:
         return value if isinstance(value, int) else None
 
 
-def _cell_bytes(values: _Metadata) -> int | None:
+def _cell_bytes(values: _Metadata, k_bytes: Fraction, v_bytes: Fraction) -> int | None:
     n_layer, n_head = values.number("block_count"), values.number("attention.head_count")
     n_embd = values.number("embedding_length")
     if not n_layer or not n_head or not n_embd:
@@ -127,7 +149,16 @@ def _cell_bytes(values: _Metadata) -> int | None:
         n_head_kv = [n_head_kv] * n_layer
     k = values.number("attention.key_length") or n_embd // n_head
     v = values.number("attention.value_length") or n_embd // n_head
-    return int(sum(n_head_kv)) * (k + v) * _F16_BYTES
+    return int(sum(n_head_kv) * (k * k_bytes + v * v_bytes))
+
+
+def _value_bytes(native: Native, ggml_type: int) -> Fraction:
+    # of ggml.h, which llama-cpp-python's bindings do not declare
+    size = native.kvf.ggml_type_size
+    size.restype = ctypes.c_size_t
+    block = native.kvf.ggml_blck_size
+    block.restype = ctypes.c_int64
+    return Fraction(size(ggml_type), block(ggml_type))
 
 
 def _memory(native: Native, model: int, values: _Metadata) -> str:

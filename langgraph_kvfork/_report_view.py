@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from langgraph_kvfork._text_table import text_table
+from langgraph_kvfork._units import duration, size
+
 if TYPE_CHECKING:
     from langgraph_kvfork.fork_report import ForkReport, ReportedCall
 
@@ -32,12 +35,7 @@ def text(report: ForkReport) -> str:
     for row in [*_rows(report), _Row("total", report.calls)]:
         counts = [len(row.calls), *(row.count(name) for name in _COUNTS)]
         table.append([row.name, *(f"{count:,}" for count in counts)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for name, *numbers in table:
-        cells = [n.rjust(width) for n, width in zip(numbers, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *cells]))
-    return "\n".join([*lines, "", *_sentences(report)])
+    return "\n".join([*text_table(table), "", *_sentences(report)])
 
 
 def mermaid(report: ForkReport) -> str:
@@ -66,7 +64,7 @@ def html(report: ForkReport) -> str:
     """Return a table with a bar of tokens and a time line for each branch."""
     rows = _rows(report)
     most = max((sum(row.count(name) for name in _COUNTS) for row in rows), default=1) or 1
-    begin = min((_begin(call) for row in rows for call in row.calls), default=0.0)
+    begin = min((call.begin_ms for call in report.calls), default=0.0)
     span = max((call.ended_ms for call in report.calls), default=1.0) - begin or 1.0
     head = "".join(f'<th style="text-align:right">{name}</th>' for name in _COUNTS)
     body = []
@@ -106,6 +104,16 @@ def _sentences(report: ForkReport) -> list[str]:
         f"Without sharing, {n:,} tokens would have been prefilled; {report.prefilled_tokens:,} were"
         + (f": {saved:,} ({100 * saved / n:.0f} %) saved." if n else ".")
     ]
+    rate, saved_ms = report.prefill_ms_per_token, report.estimated_saved_ms
+    if rate is not None and saved_ms is not None and saved > 0:
+        lines.append(
+            f"At the {rate:.2g} ms per token that this run's own prefills took, that is about "
+            f"{duration(saved_ms)}: an estimate."
+        )
+    if report.shared_bytes:
+        lines.append(
+            f"Forks shared {size(report.shared_bytes)} of the KV cache instead of holding it again."
+        )
     if report.unfinished:
         lines.append(
             f"{report.unfinished:,} calls failed, were cancelled or still run; what they computed "
@@ -118,12 +126,8 @@ def _mermaid_text(name: str) -> str:
     return escape(name).replace("`", "'")
 
 
-def _begin(call: ReportedCall) -> float:
-    return call.ended_ms - call.wait_ms - call.prefill_ms - call.decode_ms
-
-
 def _call_bars(call: ReportedCall, begin: float, span: float) -> str:
-    start = _begin(call)
+    start = call.begin_ms
     bars = []
     for color, length in (
         ("wait", call.wait_ms),

@@ -19,6 +19,7 @@ from langgraph_kvfork import _native
 from langgraph_kvfork._chat_template import AnswerReader, ChatTemplate
 from langgraph_kvfork._checks import require
 from langgraph_kvfork._dispatcher import Dispatcher, error_of
+from langgraph_kvfork._model_facts import cell_bytes
 from langgraph_kvfork._model_file import in_words, llama_log, load_lora, load_model
 from langgraph_kvfork._native_request import native_request
 from langgraph_kvfork._registry import Registry
@@ -90,7 +91,7 @@ class Engine:
             llama.llama_model_free(self._model)
             raise
         self._dispatcher = Dispatcher(
-            self._native, self._handle, f"kvfork {Path(params.model_path).name}"
+            self._native, self._handle, f"kvfork {Path(params.model_path).name}", self._cell_bytes
         )
         _alive.add(self)
 
@@ -425,6 +426,9 @@ class Engine:
     def _create(self) -> int:
         params, kvf = self.params, self._native.kvf
         native_params = context_params(params, self._native.llama, self._model)
+        self._cell_bytes = cell_bytes(
+            self._native, self._model, native_params.type_k, native_params.type_v
+        )
         lora = load_lora(self._native, params, self._model)
         with llama_log(self._native, verbose=params.verbose) as errors:
             handle = kvf.kvf_engine_create(self._model, native_params, params.batch_invariant)

@@ -26,6 +26,8 @@ class Usage:
         wait_ms: Milliseconds from its submission until it had a sequence.
         prefill_ms: Milliseconds from then until its first token (its end, if it has none).
         decode_ms: Milliseconds from its first token to its last.
+        cell_bytes: Bytes of the KV cache that a token takes; None where tokens do not all take the
+            same (sliding windows, recurrent states), or the model's file does not say.
     """
 
     branch: int
@@ -38,6 +40,7 @@ class Usage:
     wait_ms: float
     prefill_ms: float
     decode_ms: float
+    cell_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ from langgraph_kvfork._report_view import html, mermaid, text
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.prefill_node import PREFILL_EVENT
 
+PAGE = 64
+"""Tokens in a page: what a fork copies at most, less one."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReportedCall:
@@ -45,6 +49,8 @@ class ReportedCall:
         wait_ms: Milliseconds from its submission until it had a sequence.
         prefill_ms: From then until its first token.
         decode_ms: From its first token to its last.
+        cell_bytes: Bytes of the KV cache that a token takes; None: unknown (sliding windows,
+            recurrent states).
     """
 
     node: str
@@ -61,6 +67,22 @@ class ReportedCall:
     wait_ms: float
     prefill_ms: float
     decode_ms: float
+    cell_bytes: int | None
+
+    @property
+    def begin_ms(self) -> float:
+        """When it was submitted, in milliseconds from the report's beginning."""
+        return self.prefill_begin_ms - self.wait_ms
+
+    @property
+    def prefill_begin_ms(self) -> float:
+        """When its prefill began, in milliseconds from the report's beginning."""
+        return self.prefill_end_ms - self.prefill_ms
+
+    @property
+    def prefill_end_ms(self) -> float:
+        """When its prefill ended, in milliseconds from the report's beginning."""
+        return self.ended_ms - self.decode_ms
 
 
 class ForkReport(BaseCallbackHandler):
@@ -124,6 +146,47 @@ class ForkReport(BaseCallbackHandler):
         return self.prompt_tokens - self.prefilled_tokens
 
     @property
+    def prefill_ms_per_token(self) -> float | None:
+        """What a prefilled token took in this run, in milliseconds; None if none was prefilled.
+
+        It is the time in which some call prefilled, by the tokens that were: what is prefilled or
+        decoded at the same time is computed in the same batches.
+        """
+        computed = [call for call in self.calls if call.prefilled_tokens]
+        if not computed:
+            return None
+        covered, end = 0.0, -math.inf
+        for call in sorted(computed, key=lambda call: call.prefill_begin_ms):
+            covered += max(call.prefill_end_ms - max(call.prefill_begin_ms, end), 0.0)
+            end = max(end, call.prefill_end_ms)
+        return covered / self.prefilled_tokens
+
+    @property
+    def estimated_saved_ms(self) -> float | None:
+        """An estimate of the time saved: `saved_tokens` at this run's own `prefill_ms_per_token`.
+
+        None if nothing was prefilled, so that nothing was measured.
+        """
+        rate = self.prefill_ms_per_token
+        return None if rate is None else self.saved_tokens * rate
+
+    @property
+    def shared_bytes(self) -> int | None:
+        """Bytes of the KV cache that forks shared instead of holding them again.
+
+        Whole pages of 64 tokens are counted: a fork may copy the rest. None where a token's bytes
+        are unknown (sliding windows, recurrent states).
+        """
+        total = 0
+        for call in self.calls:
+            tokens = call.forked_tokens - call.forked_tokens % PAGE
+            if tokens:
+                if call.cell_bytes is None:
+                    return None
+                total += tokens * call.cell_bytes
+        return total
+
+    @property
     def unfinished(self) -> int:
         """Calls that failed, were cancelled or still run; what they computed is not counted."""
         return self._n_failed + len(self._open)
@@ -136,6 +199,9 @@ class ForkReport(BaseCallbackHandler):
             "forked_tokens": self.forked_tokens,
             "generated_tokens": self.generated_tokens,
             "saved_tokens": self.saved_tokens,
+            "prefill_ms_per_token": self.prefill_ms_per_token,
+            "estimated_saved_ms": self.estimated_saved_ms,
+            "shared_bytes": self.shared_bytes,
             "unfinished": self.unfinished,
             "calls": [asdict(call) for call in self.calls],
         }
@@ -285,6 +351,7 @@ class ForkReport(BaseCallbackHandler):
                 wait_ms=numbers["wait_ms"],
                 prefill_ms=numbers["prefill_ms"],
                 decode_ms=numbers["decode_ms"],
+                cell_bytes=numbers["cell_bytes"],
             )
         )
 

@@ -26,7 +26,10 @@ from typing import Any
 
 import bindings
 import numpy as np
-from bindings import Context, Model
+from bindings import C, Context, Model
+
+from langgraph_kvfork import _native
+from langgraph_kvfork._model_facts import cell_bytes
 
 N = 40
 """Tokens of a prompt, fed in one batch."""
@@ -319,6 +322,22 @@ def check_cells(model: Model, **parameters: Any) -> str:
     return "copied" if seen == copied else f"wrong: (used, own 0, own 1) are {seen}"
 
 
+def check_cell_bytes(model: Model) -> str:
+    """What a report takes a token's bytes for, against how a sequence's saved state grows."""
+    f16 = C.GGML_TYPE_F16
+    known = cell_bytes(_native.native(), model.handle, f16, f16)
+    if known is None:
+        return "none"
+    sizes = []
+    with Context(model) as context:
+        for seed in (1, 2):
+            context.decode(0, tokens(model, seed, N))
+            sizes.append(C.llama_state_seq_get_size(context.handle, 0))
+    # beside keys and values, a cell's position (or three, with M-RoPE) and its sequences are saved
+    beside = (sizes[1] - sizes[0]) / N - known
+    return "ok" if 0 < beside <= 24 else f"wrong: {known} bytes, {beside:g} too few"
+
+
 def check_rollback(model: Model, **parameters: Any) -> str:
     """Recurrent states that can be rolled back by some tokens, which happens at the next decode."""
     parameters |= {"n_rs_seq": 3}
@@ -418,6 +437,7 @@ CHECKS: dict[str, Callable[[Model], str]] = {
     "bad input, streams": lambda m: check_bad_input(m, unified=False),
     "cells": check_cells,
     "cells, streams": lambda m: check_cells(m, unified=False),
+    "cell bytes": check_cell_bytes,
     "rollback": check_rollback,
     "rollback, streams": lambda m: check_rollback(m, unified=False),
     "window": check_window,

@@ -156,6 +156,11 @@ def test_cells_are_counted(outcomes: Outcomes) -> None:
     assert having(outcomes, "cells, streams", "ok") == having(outcomes, "kind", "recurrent")
 
 
+def test_a_tokens_bytes_are_right_or_unknown(outcomes: Outcomes) -> None:
+    assert not wrong(outcomes, "cell bytes", "ok", "none")
+    assert len(having(outcomes, "cell bytes", "ok")) == 77
+
+
 def test_a_window_that_moved_on_is_forked_within_it_only(outcomes: Outcomes) -> None:
     assert not wrong(outcomes, "window", "exact", "refused", "none")
     assert len(having(outcomes, "window", "exact")) == 17

@@ -89,7 +89,12 @@ async def test_usage_and_metadata_come_once_and_say_the_same_in_streams(llm, eng
     assert metadata["timings"]["decode_tokens_per_second"] > 0
     fork = metadata["fork"]
     assert fork.pop("branch") > 0
-    assert fork == {"parent": None, "forked_tokens": 0, "prefilled_tokens": n_prompt}
+    assert fork == {
+        "parent": None,
+        "forked_tokens": 0,
+        "prefilled_tokens": n_prompt,
+        "cell_bytes": 23_040,
+    }
     assert chunks[-1].response_metadata["fork"]["parent"] > 0
 
 

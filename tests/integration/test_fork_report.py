@@ -11,7 +11,15 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, StateGraph
 
-from langgraph_kvfork import ContextOverflowError, ForkNode, ForkReport, PrefillNode
+from langgraph_kvfork import (
+    ContextOverflowError,
+    Engine,
+    EngineParams,
+    ForkNode,
+    ForkReport,
+    PrefillNode,
+)
+from langgraph_kvfork._smollm2 import smollm2_path
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 
@@ -129,3 +137,23 @@ def test_without_sharing_a_report_says_that_nothing_was_saved(llm, engine, excer
     check(report, before, engine.stats())
     assert report.saved_tokens == report.forked_tokens == 0
     assert len(report.calls) == 4
+
+
+def test_the_memory_that_forks_share_is_what_the_cells_say(llm, engine, excerpt):
+    with ForkReport() as report:
+        PrefillNode(llm).invoke({"messages": excerpt})
+        ForkNode(llm, {"a": "Why?", "b": "How?", "c": "When?"}).invoke({"messages": excerpt})
+    # the last token of an answer is in no cell
+    alone = sum(c.prompt_tokens + max(c.generated_tokens - 1, 0) for c in report.calls)
+    shared = alone - engine.stats().cells_used
+    assert shared > 0
+    assert report.shared_bytes == shared * 23_040
+
+
+@pytest.mark.parametrize(("type_k", "expected"), [("f16", 23_040), ("q8_0", 17_640)])
+def test_a_tokens_bytes_follow_the_types_of_the_cache(type_k, expected):
+    params = EngineParams(smollm2_path(), n_ctx=256, type_k=type_k, type_v="f16")
+    with Engine(params) as engine:
+        usage = engine.prefill("Hello.")
+    # q8_0: a block of 32 values takes 34 bytes instead of 64, here of one half of the cache
+    assert usage.cell_bytes == expected

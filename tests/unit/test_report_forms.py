@@ -1,6 +1,7 @@
 """How a fork report adds up and how it looks; no model computes here."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from langgraph_kvfork import ForkReport, InvalidRequestError, ReportedCall
 
 
-def call(node, branch, id, parent, prompt, forked, generated=5, kind="answer"):
+def call(node, branch, id, parent, prompt, forked, generated=5, kind="answer", cell_bytes=2048):
     return ReportedCall(
         node=node,
         branch=branch,
@@ -24,6 +25,7 @@ def call(node, branch, id, parent, prompt, forked, generated=5, kind="answer"):
         wait_ms=10.0,
         prefill_ms=20.0,
         decode_ms=30.0,
+        cell_bytes=cell_bytes,
     )
 
 
@@ -49,6 +51,30 @@ def test_totals_are_of_what_was_computed_and_saved_is_against_answers_alone(repo
     assert report.saved_tokens == report.prompt_tokens - report.prefilled_tokens
 
 
+def test_the_time_saved_is_an_estimate_from_the_runs_own_prefills(report):
+    # 20 ms each, one after the other
+    assert report.prefill_ms_per_token == pytest.approx(5 * 20 / 1137)
+    assert report.estimated_saved_ms == pytest.approx(2000 * 5 * 20 / 1137)
+    # what was prefilled at the same time is counted once: here 20 ms, and 5 more
+    report.calls = [replace(report.calls[0], ended_ms=t) for t in (200.0, 205.0, 202.0)]
+    assert report.prefill_ms_per_token == pytest.approx(25 / 3000)
+    # where nothing was prefilled, nothing was measured
+    report.calls = [call("a", "", 1, None, 100, 100)]
+    assert report.prefill_ms_per_token is None
+    assert report.estimated_saved_ms is None
+    assert "estimate" not in str(report)
+
+
+def test_the_memory_saved_is_of_whole_pages_and_of_known_models(report):
+    assert report.shared_bytes == 3 * (1000 // 64 * 64) * 2048
+    report.calls.append(call("a", "", 6, None, 100, 63, cell_bytes=None))
+    assert report.shared_bytes == 3 * (1000 // 64 * 64) * 2048
+    report.calls.append(call("b", "", 7, None, 100, 64, cell_bytes=None))
+    assert report.shared_bytes is None
+    assert "KV cache" not in str(report)
+    assert ForkReport().shared_bytes == 0
+
+
 def test_as_text(report):
     lines = str(report).splitlines()
     assert lines[0].split() == ["calls", "forked", "prefilled", "generated"]
@@ -58,7 +84,12 @@ def test_as_text(report):
     assert lines[6].split() == ["total", "5", "3,000", "1,137", "20"]
     assert len({len(line) for line in lines[:7]}) == 1
     assert "2,000 (64 %) saved" in lines[8]
-    assert lines[9].startswith("2 calls failed, were cancelled or still run")
+    assert lines[9] == (
+        "At the 0.088 ms per token that this run's own prefills took, that is about 176 ms: an "
+        "estimate."
+    )
+    assert lines[10] == ("Forks shared 6 MiB of the KV cache instead of holding it again.")
+    assert lines[11].startswith("2 calls failed, were cancelled or still run")
     assert repr(report) == (
         "<ForkReport: 5 calls, 1,137 tokens prefilled, 3,000 forked, 2,000 saved>"
     )
