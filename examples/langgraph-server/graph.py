@@ -34,7 +34,8 @@ def questions(state: State) -> dict[str, str]:
 
 
 # all assistants, threads and runs of the server share this model's cells
-llm = ChatKVFork(model_path=os.environ.get("MODEL_PATH"), temperature=0, max_tokens=32)
+model_path = os.environ.get("MODEL_PATH")  # None: the small one
+llm = ChatKVFork(model_path=model_path, temperature=0, max_tokens=32)
 
 builder = StateGraph(State, context_schema=Context)
 builder.add_node("read", PrefillNode(llm))

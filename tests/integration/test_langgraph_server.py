@@ -36,8 +36,7 @@ def server(tmp_path_factory):
         ROOT / "examples" / "langgraph-server", folder, ignore=shutil.ignore_patterns(".*", "__*")
     )
     url = f"http://127.0.0.1:{free_port()}"
-    name, _, *arguments = re.search(r"^LANGGRAPH_CLI_NO_ANALYTICS=1 (.*)$", GUIDE, re.M)[1].split()
-    assert name == "langgraph"
+    arguments = re.search(r"^langgraph dev (.*)$", GUIDE, re.MULTILINE)[1].split()
     command = [
         sys.executable,
         "-m",
