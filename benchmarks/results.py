@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.job import ROOT
-from langgraph_kvfork._demo import machine
 from langgraph_kvfork._library import BINDINGS_VERSION
+from langgraph_kvfork._measure import machine
 from langgraph_kvfork.engine_params import default_threads
 
 Results = dict[str, Any]

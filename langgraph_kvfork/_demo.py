@@ -6,19 +6,17 @@ import argparse
 import asyncio
 import contextlib
 import importlib.metadata
-import os
-import platform
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from langgraph.graph import END, START, StateGraph
 
-from langgraph_kvfork import ChatKVFork, Engine, EngineStats, ForkNode, PrefillNode
+from langgraph_kvfork import ChatKVFork, Engine, ForkNode, PrefillNode
 from langgraph_kvfork._demo_view import View, make_view, print_table
+from langgraph_kvfork._measure import Run, difference, machine
 from langgraph_kvfork.errors import InvalidRequestError
 
 QUESTIONS = {
@@ -39,23 +37,6 @@ class PanelState(TypedDict):
     messages: list[AnyMessage]
     branches: dict[str, AnyMessage]
     summary: AnyMessage
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one run of the graph took.
-
-    Attributes:
-        prefilled: Prompt tokens computed.
-        forked: Prompt tokens that came with a fork.
-        generated: Tokens generated.
-        seconds: Wall time.
-    """
-
-    prefilled: int
-    forked: int
-    generated: int
-    seconds: float
 
 
 async def demo(options: argparse.Namespace) -> None:
@@ -128,7 +109,7 @@ async def _run(llm: ChatKVFork, document: str, questions: dict[str, str], title:
                     chunk, metadata = item
                     name = metadata.get("kvfork_branch", metadata["langgraph_node"])
                     view.text(name, chunk.text, last=chunk.chunk_position == "last")
-    return _difference(before, engine.stats(), time.perf_counter() - start)
+    return difference(before, engine.stats(), time.perf_counter() - start)
 
 
 @contextlib.asynccontextmanager
@@ -156,15 +137,6 @@ async def _watched_prefill(
         yield
     finally:
         watcher.cancel()
-
-
-def _difference(before: EngineStats, after: EngineStats, seconds: float) -> Run:
-    return Run(
-        prefilled=after.prefill_tokens - before.prefill_tokens,
-        forked=after.forked_tokens - before.forked_tokens,
-        generated=after.decode_tokens - before.decode_tokens,
-        seconds=seconds,
-    )
 
 
 def _columns(run: Run) -> dict[str, str]:
@@ -195,12 +167,3 @@ def _license() -> Path | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     return next((Path(str(f.locate())) for f in files if f.name == "LICENSE"), None)
-
-
-def machine() -> str:
-    """Return the machine's name: processor, cores and system."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # it is Linux's, and only for the name
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}"

@@ -1,6 +1,7 @@
 """The command line: numbers that are the engine's, errors in words, exit statuses."""
 
 import json
+import re
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_doctor(capsys):
         assert word in out
 
 
-@pytest.mark.parametrize("command", [["inspect"], ["doctor", "--model"]])
+@pytest.mark.parametrize("command", [["inspect"], ["doctor", "--model"], ["bench", "--model"]])
 def test_what_is_no_model_is_said_in_words(capsys, command, tmp_path):
     path = tmp_path / "model.gguf"
     status, out, err = run(capsys, *command, str(path))
@@ -89,3 +90,47 @@ def test_a_wrong_call_ends_with_status_2(capsys):
         main(["inspect"])
     assert exit.value.code == 2
     assert "the following arguments are required: model" in capsys.readouterr().err
+
+
+def test_bench_measures_the_same_with_sharing_and_without(capsys):
+    arguments = [
+        "bench",
+        "--prefix",
+        "100",
+        "--branches",
+        "3",
+        "--max-tokens",
+        "2",
+        "--rounds",
+        "2",
+    ]
+    status, out, err = run(capsys, *arguments, "--json")
+    assert status == 0
+    assert [line.split(":")[0] for line in err.splitlines()] == ["round 1 of 2", "round 2 of 2"]
+    found = json.loads(out)
+    shared, alone = found["shared"], found["alone"]
+    assert shared["generated"] == alone["generated"] == 3 * 2
+    assert alone["forked"] == 0
+    assert shared["prefilled"] + shared["forked"] == alone["prefilled"] > 3 * 100
+    assert shared["forked"] >= 2 * 100
+    assert found["prefix_tokens"] == 100
+    for times in (shared["seconds"], alone["seconds"]):
+        assert 0 < times["fastest"] <= times["median"] <= times["slowest"]
+
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0
+    assert "3 branches over 100 tokens, 2 generated each, 2 rounds" in out
+    assert re.search(r"^share_prefix=False .* 0 +6$", out, re.MULTILINE)
+    assert "times as fast" in out
+
+
+def test_bench_says_in_words_what_does_not_fit(capsys):
+    arguments = ["bench", "--prefix", "300", "--n-ctx", "256", "--max-tokens", "1"]
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("bench cannot go on: ")
+    for option in (["--branches", "65"], ["--rounds", "0"]):
+        with pytest.raises(SystemExit) as exit:
+            main(["bench", *option])
+        assert exit.value.code == 2
+        assert "is not possible" in capsys.readouterr().err
