@@ -8,6 +8,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from langgraph_kvfork._terminal import terminal_width
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,8 +55,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from langgraph_kvfork._bench import bench, bench_text
 
-    found = asyncio.run(bench(options))
-    print(json.dumps(found, indent=1) if options.json else bench_text(found))
+    _show(asyncio.run(bench(options)), bench_text, as_json=options.json)
     return 0
 
 
@@ -62,8 +64,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from langgraph_kvfork._doctor_view import doctor_text
     from langgraph_kvfork._smollm2 import smollm2_path
 
-    found = doctor(options.model or smollm2_path())
-    print(json.dumps(found, indent=1) if options.json else doctor_text(found))
+    _show(doctor(options.model or smollm2_path()), doctor_text, as_json=options.json)
     return 0
 
 
@@ -71,12 +72,12 @@ def _inspect(options: argparse.Namespace) -> int:
     from langgraph_kvfork._doctor import inspect
     from langgraph_kvfork._doctor_view import inspect_text
 
-    found = inspect(options.model)
-    print(json.dumps(found, indent=1) if options.json else inspect_text(found))
+    _show(inspect(options.model), inspect_text, as_json=options.json)
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
+    from langgraph_kvfork._report_view import text
     from langgraph_kvfork.fork_report import ForkReport
 
     report = ForkReport.load(options.file)
@@ -87,8 +88,14 @@ def _report(options: argparse.Namespace) -> int:
     elif options.html:
         print(report.html())
     else:
-        print(report)
+        print(text(report, terminal_width()))
     return 0
+
+
+def _show(
+    found: dict[str, Any], as_text: Callable[[dict[str, Any], int | None], str], *, as_json: bool
+) -> None:
+    print(json.dumps(found, indent=1) if as_json else as_text(found, terminal_width()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,13 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         help="eight agents read one document",
         description="Eight agents read one document that is prefilled once; then the same graph "
         "runs with sharing off.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--document", type=Path, help="text to read; else this package's license")
     demo.add_argument("--model", help="GGUF file; else SmolLM2-135M-Instruct")
-    demo.add_argument("--branches", type=_branches, default=8, help="agents, 1 to 8")
-    demo.add_argument("--max-tokens", type=_positive, default=48, help="most tokens per answer")
-    demo.add_argument("--n-ctx", type=_positive, default=24576, help="KV cells for all together")
+    _count(demo, "--branches", 8, "agents, 1 to 8", _branches)
+    _count(demo, "--max-tokens", 48, "most tokens per answer")
+    _count(demo, "--n-ctx", 24576, "KV cells for all together")
     demo.add_argument("--no-compare", action="store_true", help="leave out the run without sharing")
     demo.set_defaults(run=_demo)
 
@@ -115,13 +121,12 @@ def _parser() -> argparse.ArgumentParser:
         help="measure a fan-out with sharing and without",
         description="Measure the same fan-out with sharing and with share_prefix=False, on your "
         "model and machine: under a minute on two cores, as it stands.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     bench.add_argument("--model", help="GGUF file; else SmolLM2-135M-Instruct")
-    bench.add_argument("--prefix", type=_positive, default=512, help="tokens of the document")
-    bench.add_argument("--branches", type=_bench_branches, default=8, help="branches, 1 to 64")
-    bench.add_argument("--max-tokens", type=_positive, default=16, help="tokens of each answer")
-    bench.add_argument("--rounds", type=_positive, default=3, help="how often to measure both")
+    _count(bench, "--prefix", 512, "tokens of the document")
+    _count(bench, "--branches", 8, "branches, 1 to 64", _bench_branches)
+    _count(bench, "--max-tokens", 16, "tokens of each answer")
+    _count(bench, "--rounds", 3, "how often to measure both")
     bench.add_argument(
         "--n-ctx", type=_positive, help="KV cells; else as many as it takes without sharing"
     )
@@ -155,9 +160,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not possible: give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not possible: give a number from 1 on")
     return number
 
 
@@ -173,6 +181,16 @@ def _bench_branches(text: str) -> int:
     if number > 64:
         raise argparse.ArgumentTypeError(f"{number} is not possible: 64 run at a time")
     return number
+
+
+def _count(
+    parser: argparse.ArgumentParser,
+    name: str,
+    default: int,
+    what: str,
+    kind: Callable[[str], int] = _positive,
+) -> None:
+    parser.add_argument(name, type=kind, default=default, help=f"{what}; else {default}")
 
 
 if __name__ == "__main__":

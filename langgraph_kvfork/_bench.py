@@ -15,6 +15,7 @@ from langgraph.graph import START, StateGraph
 
 from langgraph_kvfork import ChatKVFork, Engine, ForkNode
 from langgraph_kvfork._measure import Run, difference, machine
+from langgraph_kvfork._terminal import fold
 from langgraph_kvfork._text_table import text_table
 from langgraph_kvfork.engine_params import default_threads
 
@@ -72,25 +73,26 @@ async def bench(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def bench_text(found: dict[str, Any]) -> str:
-    """Return what `bench` found, in words."""
+def bench_text(found: dict[str, Any], width: int | None = None) -> str:
+    """Return what `bench` found, in words; `width`: the longest line."""
     table = [["", "median", "fastest", "slowest", "prefilled", "forked", "generated"]]
     for name, title in (("shared", "sharing"), ("alone", "share_prefix=False")):
         times = [f"{found[name]['seconds'][t]:.2f} s" for t in ("median", "fastest", "slowest")]
         counts = [f"{found[name][c]:,}" for c in ("prefilled", "forked", "generated")]
         table.append([title, *times, *counts])
-    return "\n".join(
+    lines = "\n".join(
         [
             f"{found['branches']} branches over {found['prefix_tokens']:,} tokens, "
             f"{found['max_tokens']} generated each, {found['rounds']} rounds",
             f"{found['model']}, {found['threads']} threads, {found['machine']}",
             "",
-            *text_table(table),
+            *text_table(table, width),
             "",
             f"Sharing was {found['times_as_fast']:.1f} times as fast.",
             "Beside other servers: `make bench` in a checkout of the source.",
         ]
     )
+    return fold(lines, width)
 
 
 def _document(engine: Engine, n_tokens: int) -> str:

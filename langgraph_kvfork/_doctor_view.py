@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from langgraph_kvfork._terminal import fold
 from langgraph_kvfork._units import size
 
+_LABEL = 10
+"""Columns of the labels on the left."""
 
-def doctor_text(found: Mapping[str, Any]) -> str:
-    """Return what `doctor` found, in words."""
+
+def doctor_text(found: Mapping[str, Any], width: int | None = None) -> str:
+    """Return what `doctor` found, in words; `width`: the longest line."""
     free = found["free_memory_bytes"]
     lines = [
         f"langgraph-kvfork {found['version']}, Python {found['python']}, {found['platform']}",
@@ -24,12 +28,12 @@ def doctor_text(found: Mapping[str, Any]) -> str:
         for device in found["devices"]
     ]
     lines.append(f"memory:   {'unknown' if free is None else size(free) + ' free'}")
-    return "\n".join([*lines, "", *_model(found["model"])])
+    return fold("\n".join([*lines, "", *_model(found["model"])]), width, _LABEL)
 
 
-def inspect_text(model: Mapping[str, Any]) -> str:
-    """Return what a model file says of itself, in words."""
-    return "\n".join(_model(model))
+def inspect_text(model: Mapping[str, Any], width: int | None = None) -> str:
+    """Return what a model file says of itself, in words; `width`: the longest line."""
+    return fold("\n".join(_model(model)), width, _LABEL)
 
 
 def _model(model: Mapping[str, Any]) -> Iterator[str]:

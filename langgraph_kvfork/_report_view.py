@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from langgraph_kvfork._terminal import fold
 from langgraph_kvfork._text_table import text_table
 from langgraph_kvfork._units import duration, size
 
@@ -29,13 +30,14 @@ class _Row:
         return sum(getattr(call, f"{name}_tokens") for call in self.calls)
 
 
-def text(report: ForkReport) -> str:
-    """Return a table, and what sharing saved."""
+def text(report: ForkReport, width: int | None = None) -> str:
+    """Return a table, and what sharing saved; `width`: the longest line."""
     table = [["", "calls", *_COUNTS]]
     for row in [*_rows(report), _Row("total", report.calls)]:
         counts = [len(row.calls), *(row.count(name) for name in _COUNTS)]
         table.append([row.name, *(f"{count:,}" for count in counts)])
-    return "\n".join([*text_table(table), "", *_sentences(report)])
+    sentences = fold("\n".join(_sentences(report)), width)
+    return "\n".join([*text_table(table, width), "", sentences])
 
 
 def mermaid(report: ForkReport) -> str:

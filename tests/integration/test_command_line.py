@@ -93,18 +93,8 @@ def test_a_wrong_call_ends_with_status_2(capsys):
 
 
 def test_bench_measures_the_same_with_sharing_and_without(capsys):
-    arguments = [
-        "bench",
-        "--prefix",
-        "100",
-        "--branches",
-        "3",
-        "--max-tokens",
-        "2",
-        "--rounds",
-        "2",
-    ]
-    status, out, err = run(capsys, *arguments, "--json")
+    sizes = ["--prefix", "100", "--branches", "3", "--max-tokens", "2"]
+    status, out, err = run(capsys, "bench", *sizes, "--rounds", "2", "--json")
     assert status == 0
     assert [line.split(":")[0] for line in err.splitlines()] == ["round 1 of 2", "round 2 of 2"]
     found = json.loads(out)
@@ -117,9 +107,9 @@ def test_bench_measures_the_same_with_sharing_and_without(capsys):
     for times in (shared["seconds"], alone["seconds"]):
         assert 0 < times["fastest"] <= times["median"] <= times["slowest"]
 
-    status, out, _ = run(capsys, *arguments)
+    status, out, _ = run(capsys, "bench", *sizes, "--rounds", "1")
     assert status == 0
-    assert "3 branches over 100 tokens, 2 generated each, 2 rounds" in out
+    assert "3 branches over 100 tokens, 2 generated each, 1 rounds" in out
     assert re.search(r"^share_prefix=False .* 0 +6$", out, re.MULTILINE)
     assert "times as fast" in out
 
@@ -129,7 +119,7 @@ def test_bench_says_in_words_what_does_not_fit(capsys):
     status, out, err = run(capsys, *arguments)
     assert (status, out) == (1, "")
     assert err.startswith("bench cannot go on: ")
-    for option in (["--branches", "65"], ["--rounds", "0"]):
+    for option in (["--branches", "65"], ["--rounds", "0"], ["--prefix", "many"]):
         with pytest.raises(SystemExit) as exit:
             main(["bench", *option])
         assert exit.value.code == 2

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from langgraph_kvfork import ForkReport, InvalidRequestError, ReportedCall
+from langgraph_kvfork._report_view import text
+from langgraph_kvfork._terminal import fold
 
 
 def call(node, branch, id, parent, prompt, forked, generated=5, kind="answer", cell_bytes=2048):
@@ -133,10 +135,10 @@ def test_as_html(report):
     parser = Balance()
     parser.feed(report._repr_html_())
     assert parser.open == []
-    text = " ".join(parser.text)
-    assert "panel · <dates>" in text
+    shown = " ".join(parser.text)
+    assert "panel · <dates>" in shown
     assert "<dates>" not in report.html()
-    assert "2,000 (64 %) saved" in text
+    assert "2,000 (64 %) saved" in shown
 
 
 @pytest.mark.parametrize("view", [str, ForkReport.mermaid, ForkReport.html, repr])
@@ -159,3 +161,15 @@ def test_what_is_no_saved_report_is_refused(content, tmp_path):
         path.write_text(content)
     with pytest.raises(InvalidRequestError, match=r"run\.json' is no saved report"):
         ForkReport.load(path)
+
+
+def test_as_text_for_a_narrow_terminal(report):
+    lines = text(report, 48).splitlines()
+    assert max(map(len, lines)) <= 48
+    assert lines[2].split()[0] == "panel"
+    assert "…" in text(report, 40)
+    assert " ".join(lines).endswith("what they computed is not counted.")
+    # words are never broken, and what goes on is indented
+    assert fold("label: one two\n\nthree", 10, 7) == "label: one\n       two\n\nthree"
+    assert fold("a/long/path", 5) == "a/long/path"
+    assert text(report, None) == str(report)
