@@ -37,6 +37,7 @@ class Library:
             self._drop = _declare(lib.llama_memory_seq_drop, [memory, integer])
             self._set_paged = _declare(lib.llama_memory_set_paged, [memory, integer], ctypes.c_bool)
             _declare(lib.ggml_cpu_set_fan_out_attn, [ctypes.c_bool])(True)
+            _declare(lib.ggml_cpu_set_fan_out_mul_mat, [ctypes.c_bool])(True)
         else:
             import llama_cpp  # LLAMA_CPP_LIB_PATH says where it is
 

@@ -35,8 +35,8 @@ llama_context * make_context(const llama_model * model, llama_context_params par
     params.abort_callback_data = &closing;
 
     // for the whole process, and not while something is computed: once, before the first engine has a thread
-    static const bool fan_out_attn = (ggml_cpu_set_fan_out_attn(true), true);
-    (void)fan_out_attn;
+    static const bool fan_out = (ggml_cpu_set_fan_out_attn(true), ggml_cpu_set_fan_out_mul_mat(true), true);
+    (void)fan_out;
 
     llama_context * ctx = llama_init_from_model(const_cast<llama_model *>(model), params);
     if (!ctx) {

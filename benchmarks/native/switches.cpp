@@ -7,6 +7,7 @@ extern "C" llama_context * kvfork_init_from_model(llama_model * model, llama_con
 
 llama_context * kvfork_init_from_model(llama_model * model, llama_context_params params) {
     ggml_cpu_set_fan_out_attn(true);
+    ggml_cpu_set_fan_out_mul_mat(true);
     llama_context * ctx = llama_init_from_model(model, params);
     if (ctx) {
         llama_memory_set_paged(llama_get_memory(ctx), LLAMA_PAGED_PREFER);

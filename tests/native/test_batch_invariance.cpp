@@ -112,6 +112,7 @@ static void test_the_proof_can_fail(const Model & model) {
 int main(int argc, char ** argv) {
     CHECK(argc == 3);
     ggml_cpu_set_fan_out_attn(true);
+    ggml_cpu_set_fan_out_mul_mat(true);
     const Model f32(argv[1]);
     test_the_proof_can_fail(f32);
 
