@@ -104,6 +104,9 @@ class ForkReport(BaseCallbackHandler):
 
     Attributes:
         calls: What ended well, in the order of the ends.
+
+    Raises:
+        InvalidRequestError: Its block is entered within its block.
     """
 
     run_inline = True
@@ -113,7 +116,7 @@ class ForkReport(BaseCallbackHandler):
         self._n_failed = 0
         self._begin = time.perf_counter()
         self._open: dict[UUID, tuple[str, str]] = {}
-        self._tokens: list[Token[ForkReport | None]] = []
+        self._token: Token[ForkReport | None] | None = None
         self._outer: ForkReport | None = None
 
     #
@@ -255,8 +258,13 @@ class ForkReport(BaseCallbackHandler):
     #
 
     def __enter__(self) -> Self:
+        if self._token is not None:
+            raise InvalidRequestError(
+                "This report is entered already, and would count all calls twice: use another "
+                "ForkReport within its block."
+            )
         self._outer = _current.get()
-        self._tokens.append(_current.set(self))
+        self._token = _current.set(self)
         return self
 
     def __exit__(
@@ -265,8 +273,9 @@ class ForkReport(BaseCallbackHandler):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _current.reset(self._tokens.pop())
-        self._outer = None
+        assert self._token is not None
+        _current.reset(self._token)
+        self._token = self._outer = None
 
     def on_chat_model_start(
         self,

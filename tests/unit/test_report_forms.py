@@ -173,3 +173,14 @@ def test_as_text_for_a_narrow_terminal(report):
     assert fold("label: one two\n\nthree", 10, 7) == "label: one\n       two\n\nthree"
     assert fold("a/long/path", 5) == "a/long/path"
     assert text(report, None) == str(report)
+
+
+def test_a_report_within_itself_is_refused_and_after_itself_goes_on(report):
+    with report:
+        with pytest.raises(InvalidRequestError, match="use another ForkReport"), report:
+            pass
+        # the refusal changed nothing: one within another works
+        with ForkReport() as inner:
+            assert inner._outer is report
+    with report:
+        assert report._outer is None
