@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from langgraph_kvfork.request import Request
     from langgraph_kvfork.shared_prefix import SharedPrefix as SharedPrefix
     from langgraph_kvfork.stats import EngineStats
+    from langgraph_kvfork.tree_search_node import SearchPath, TreeSearchNode
 
 __all__ = [
     "AsyncBranch",
@@ -72,8 +73,10 @@ __all__ = [
     "RenderedPrompt",
     "ReportedCall",
     "Request",
+    "SearchPath",
     "StructuredOutputError",
     "Token",
+    "TreeSearchNode",
     "Usage",
     "arrange",
 ]
@@ -97,8 +100,10 @@ _MODULES = {
     "RenderedPrompt": "rendered_prompt",
     "ReportedCall": "fork_report",
     "Request": "request",
+    "SearchPath": "tree_search_node",
     "SharedPrefix": "shared_prefix",
     "Token": "events",
+    "TreeSearchNode": "tree_search_node",
     "Usage": "events",
     "arrange": "message_order",
 }

@@ -102,12 +102,25 @@ def plan_samples(
         llm: Who answers.
         arguments: What every call is given.
     """
+    own = sample_arguments(n, llm, arguments)
+    return [Plan(str(i), llm, list(shared), own[i]) for i in range(n)]
+
+
+def sample_arguments(
+    n: int, llm: Runnable[Any, Any], arguments: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return what lets `n` answers to one prompt differ: where a seed is given, one for each.
+
+    Args:
+        n: How many.
+        llm: Who answers.
+        arguments: What every call is given.
+    """
     model, bound = underlying_model(llm)
     seed = {**bound, **arguments}.get("seed", getattr(model, "seed", None))
-    own: list[dict[str, Any]] = [{} for _ in range(n)]
     if isinstance(seed, int) and seed >= 0:
-        own = [{"seed": (seed + i) % DEFAULT_SEED} for i in range(n)]
-    return [Plan(str(i), llm, list(shared), own[i]) for i in range(n)]
+        return [{"seed": (seed + i) % DEFAULT_SEED} for i in range(n)]
+    return [{} for _ in range(n)]
 
 
 def branches_of_state(source: str | Callable[[Any], Branches], state: Any) -> Branches:
