@@ -130,7 +130,8 @@ def _sentences(loss: _Loss) -> str:
         f"{who} prefills {tokens:,} tokens that a branch beside it prefills too, since what "
         f"differs comes before them: {part}the {loss.message.type} message {begins!r}. Move it "
         "behind what the branches have in common, and they share that: "
-        "langgraph_kvfork.arrange(context, role, question) makes such messages."
+        "langgraph_kvfork.arrange(context, role, question) makes such messages, and for agents "
+        "SharedPrefix does it."
     )
 
 
