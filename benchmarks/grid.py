@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.contestants import CONTESTANTS
 
 LIBRARIES = ("stock", "kvfork")
-"""What `steps`, `prefill` and `first_token` compare: llama.cpp as it is, and ours."""
+"""What all but the fan-outs compare: llama.cpp as it is, and ours."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Task:
     """One measurement, without its round.
 
     Attributes:
-        benchmark: "fan-out", "steps", "prefill" or "first_token".
+        benchmark: "fan-out", "steps", "memory", "prefill" or "first_token".
         contestant: Who: one of `CONTESTANTS` for a fan-out, of `LIBRARIES` for the others.
         model: One of `MODELS`.
         branches: Branches of the fan-out.
@@ -92,6 +92,7 @@ class Grid:
                 prefix, branches, generate = cell
                 yield [Task("fan-out", name, model, branches, prefix, generate) for name in names]
             yield [Task("steps", name, model) for name in LIBRARIES]
+            yield [Task("memory", name, model) for name in LIBRARIES]
             for prefix in self.prefills:
                 yield [Task("prefill", name, model, prefix=prefix) for name in LIBRARIES]
             for prefix in self.first_token:
@@ -105,6 +106,7 @@ GRIDS = {
         branches=(8,),
         prefixes=(2048,),
         generate=(64,),
+        first_token=(3500,),
         # of llama-server's two ways to keep its slots, the faster one for this fan-out
         left_out=("llama-server", "llama-server-warmed"),
         enough=30,

@@ -75,12 +75,16 @@ class Found:
         seconds: Its time.
         prefilled: Prompt tokens that were computed.
         generated: Tokens that were generated.
+        cells: Cells of the KV cache that were in use.
+        peak: Bytes of memory that the process had at its peak.
     """
 
     name: str
     seconds: float
     prefilled: int | None = None
     generated: int | None = None
+    cells: int | None = None
+    peak: int | None = None
 
 
 def serve(measure: Callable[[Job], Iterable[Found]]) -> None:

@@ -35,6 +35,7 @@ class Library:
                 lib.llama_memory_seq_own_page, [memory, integer], ctypes.c_bool
             )
             self._drop = _declare(lib.llama_memory_seq_drop, [memory, integer])
+            self._n_cells_used = _declare(lib.llama_memory_n_cells_used, [memory], ctypes.c_uint32)
             self._set_paged = _declare(lib.llama_memory_set_paged, [memory, integer], ctypes.c_bool)
             _declare(lib.ggml_cpu_set_fan_out_attn, [ctypes.c_bool])(True)
             _declare(lib.ggml_cpu_set_fan_out_mul_mat, [ctypes.c_bool])(True)
@@ -70,6 +71,12 @@ class Library:
         else:
             self.c.llama_memory_seq_cp(memory, source, target, -1, -1)
 
+    def n_cells_used(self, memory: Any, n_seq: int) -> int:
+        """Count the cells in use; the stock library does not say: those of sequences in streams."""
+        if self.ours:
+            return int(self._n_cells_used(memory))
+        return sum(self.c.llama_memory_seq_pos_max(memory, seq) + 1 for seq in range(n_seq))
+
     def drop(self, memory: Any, seq: int) -> None:
         if self.ours:
             self._drop(memory, seq)
@@ -83,18 +90,23 @@ def _declare(function: Any, arguments: list[Any], result: Any = None) -> Any:
 
 
 class Context:
-    """A unified context whose sequence 0 can be filled with a prefix without computing it."""
+    """A context whose sequence 0 can be filled with a prefix without computing it.
+
+    Its sequences share one cache, or have a stream of it each if `n_streams` says for how many.
+    """
 
     N_BATCH = 2048
 
-    def __init__(self, library: Library, model: Any, job: Job, n_ctx: int) -> None:
-        self.library, self.model = library, model
+    def __init__(
+        self, library: Library, model: Any, job: Job, n_ctx: int, n_streams: int = 0
+    ) -> None:
+        self.library, self.model, self.n_streams = library, model, n_streams
         c = library.c
         params = c.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch, params.n_ubatch = self.N_BATCH, 512
-        params.n_seq_max = 64
-        params.kv_unified = True
+        params.n_seq_max = n_streams or 64
+        params.kv_unified = not n_streams
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.n_threads = params.n_threads_batch = job.threads
         self.handle = c.llama_init_from_model(model, params)
@@ -142,10 +154,12 @@ class Context:
         cells[:, 0], cells[:, 1] = np.arange(n_tokens), 1
         state = b"".join(
             [
-                struct.pack("=IiII", 0xAF143CD8, 0, 1, n_tokens),  # magic, sequence, streams, cells
+                struct.pack("=Ii", 0xAF143CD8, 0),  # magic, sequence
+                struct.pack("=II", self.n_streams or 1, n_tokens),  # streams, cells of the first
                 cells.tobytes(),
                 struct.pack("=II", 0, n_layer),  # V is not transposed
                 *[layer] * (2 * n_layer),  # all layers' K, then their V
+                bytes(4 * max(self.n_streams - 1, 0)),  # no cells of the other streams
             ]
         )
         array = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)

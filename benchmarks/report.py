@@ -97,6 +97,9 @@ def tables(summaries: Summaries) -> Iterator[str]:
         if rows := list(part_rows(summaries, model)):
             yield f"## Part by part, {one.label}"
             yield table(["", "llama.cpp", "ours", "times as fast"], rows)
+        if rows := list(memory_rows(summaries, model)):
+            yield f"## Memory, {one.label}"
+            yield table(["", "cells in use", "process at its peak"], rows)
 
 
 def fan_out_table(summaries: Summaries, cell: Cell) -> str:
@@ -114,10 +117,13 @@ def fan_out_table(summaries: Summaries, cell: Cell) -> str:
     return table(["", "fan-out", "relative", "the next", "prompt tokens computed", "rounds"], rows)
 
 
+PARTS = ("steps", "prefill", "first_token")
+
+
 def part_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
     """Yield what compares our library with the stock one at every part of a fan-out."""
     for (task, name), ours in summaries.found.items():
-        if task.model == model and task.benchmark != "fan-out" and task.contestant == "kvfork":
+        if task.model == model and task.benchmark in PARTS and task.contestant == "kvfork":
             stock_task = dataclasses.replace(task, contestant="stock")
             stock_name = "own prefill" if task.benchmark == "first_token" else name
             stock = summaries.found.get((stock_task, stock_name))
@@ -130,6 +136,20 @@ def part_row(what: str, stock: Summary | None, ours: Summary) -> list[str]:
         return [what, "", str(ours), ""]
     ratio = stock.median / ours.median
     return [what, str(stock), str(ours), f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"]
+
+
+MEMORY = {
+    "stock": "llama.cpp, a copy of the prefix for each",
+    "kvfork": "ours, the prefix once and a page for each",
+}
+
+
+def memory_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
+    """Yield what decoding over one prefix took, with copies of it and without."""
+    for (task, name), found in summaries.found.items():
+        if task.model == model and task.benchmark == "memory":
+            what = f"{name} tokens, {MEMORY[task.contestant]}"
+            yield [what, f"{found.cells:,}", f"{(found.peak or 0) / 2**20:,.0f} MiB"]
 
 
 def words(name: str, prefix: int) -> str:

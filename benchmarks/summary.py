@@ -20,10 +20,14 @@ class Summary:
     Attributes:
         seconds: Every time.
         prefilled: Prompt tokens that were computed, in the last round; None: it does not say.
+        cells: Cells of the KV cache that were in use, likewise.
+        peak: Most bytes that the process had, likewise.
     """
 
     seconds: tuple[float, ...]
     prefilled: int | None
+    cells: int | None = None
+    peak: int | None = None
 
     @property
     def median(self) -> float:
@@ -91,6 +95,8 @@ class Summaries:
             (task, name): Summary(
                 seconds=tuple(one["seconds"] for one in found),
                 prefilled=found[-1]["prefilled"],
+                cells=found[-1].get("cells"),
+                peak=found[-1].get("peak"),
             )
             for (task, name), found in rounds.items()
         }

@@ -38,7 +38,8 @@ def test_the_quick_grid_is_one_fan_out_of_everybody() -> None:
     labels = {CONTESTANTS[task.contestant].label for task in fan_outs}
     assert labels == {contestant.label for contestant in CONTESTANTS.values()}
     assert len({dataclasses.replace(task, contestant="") for task in fan_outs}) == 1
-    assert "steps" in {task.benchmark for task in tasks(GRIDS["quick"])}
+    parts = {task.benchmark for task in tasks(GRIDS["quick"])}
+    assert parts == {"fan-out", "steps", "memory", "first_token"}
 
 
 def test_the_full_grid_is_everything() -> None:
@@ -50,7 +51,7 @@ def test_the_full_grid_is_everything() -> None:
         cells = {(task.branches, task.prefix, task.generate) for task in fan_outs}
         assert len(cells) == 6 * 3 * 2
         assert len(fan_outs) == len(cells) * len(CONTESTANTS)
-        for benchmark in ("steps", "prefill", "first_token"):
+        for benchmark in ("steps", "memory", "prefill", "first_token"):
             libraries = {task.contestant for task in of_model if task.benchmark == benchmark}
             assert libraries == set(LIBRARIES)
 

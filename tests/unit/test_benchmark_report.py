@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.contestants import CONTESTANTS
+from benchmarks.grid import Task
 from benchmarks.plots import draw
 from benchmarks.report import (
     BEGIN,
@@ -136,6 +138,22 @@ def test_parts_are_compared_with_llama_cpp(recorded: dict[str, Any]) -> None:
         assert stock
         assert ours
         assert float(ratio.replace(",", "")) > 0
+
+
+def test_memory_is_cells_and_the_peak_of_the_process(recorded: dict[str, Any]) -> None:
+    for contestant, cells, peak in (("stock", 224_512, 6 * 2**30), ("kvfork", 8_256, 400 * 2**20)):
+        task = Task("memory", contestant, "SmolLM2")
+        found = {"name": "32 branches over 7,000", "seconds": 0.3, "prefilled": None}
+        found |= {"generated": 512, "cells": cells, "peak": peak}
+        one = {**dataclasses.asdict(task), "error": "", "over": False, "found": [found]}
+        recorded["measurements"].append(one)
+    *_, title, table = tables(Summaries(recorded))
+    assert title.startswith("## Memory")
+    name = "32 branches over 7,000 tokens, "
+    assert rows(table) == {
+        name + "llama.cpp, a copy of the prefix for each": ["224,512", "6,144 MiB"],
+        name + "ours, the prefix once and a page for each": ["8,256", "400 MiB"],
+    }
 
 
 #
