@@ -54,7 +54,7 @@ def print_table(columns: dict[str, dict[str, str]], caption: str) -> None:
     console = Console()
     console.print(table)
     # not the table's own caption, which wraps at the table's width
-    console.print(caption, highlight=False)
+    console.print(caption, highlight=False, soft_wrap=not console.is_terminal)
 
 
 class _LiveView:

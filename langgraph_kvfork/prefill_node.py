@@ -14,7 +14,7 @@ from langchain_core.callbacks import (
     adispatch_custom_event,
     dispatch_custom_event,
 )
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from langgraph_kvfork._checks import require
 from langgraph_kvfork._graph_place import stream_writer
@@ -29,13 +29,25 @@ PREFILL_EVENT = "kvfork_prefill"
 """Name of the custom event that tells callbacks what the node computed."""
 
 
+def _same(event: dict[str, Any]) -> dict[str, Any]:
+    return event
+
+
+async def _asame(event: dict[str, Any]) -> dict[str, Any]:
+    return event
+
+
+_prefilled = RunnableLambda(_same, _asame, name="prefilled")
+
+
 class PrefillNode(Runnable[Any, dict[str, Any]]):
     """Prefills the state's messages, so that whatever begins with them afterwards only forks.
 
     It changes nothing in the state. While it computes, it writes
     `{"prefill": {"done": <tokens>, "total": <tokens>}}` to the graph's `custom` stream. (On Python
     3.10 it cannot in async graphs: LangGraph's stream writer needs 3.11 there.) Callbacks, such as
-    a `ForkReport`, get a custom event `kvfork_prefill` with what it computed.
+    a `ForkReport`, get a custom event `kvfork_prefill` with what it computed; tracers, which take
+    no custom events, get a run `prefilled` with it, unless it goes on at once.
 
     Example:
         ```python
@@ -92,7 +104,8 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
     ) -> dict[str, Any]:
         messages = state_value(state, self.messages_key, "messages")
         if self.wait:
-            self._compute(messages, config, _progress_writer())
+            event = self._compute(messages, config, _progress_writer())
+            _prefilled.invoke(event, config)
         else:
             self._start(messages, config)
         return {}
@@ -105,7 +118,9 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
             self._start(messages, config)
             return {}
         usage = await self.llm.aprefill(messages, on_progress=_progress_writer(), **self._call)
-        await adispatch_custom_event(PREFILL_EVENT, self._event(usage), config=config)
+        event = self._event(usage)
+        await adispatch_custom_event(PREFILL_EVENT, event, config=config)
+        await _prefilled.ainvoke(event, config)
         return {}
 
     def _compute(
@@ -113,9 +128,11 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         messages: Any,
         config: RunnableConfig,
         on_progress: Callable[[PrefillProgress], None] | None,
-    ) -> None:
+    ) -> dict[str, Any]:
         usage = self.llm.prefill(messages, on_progress=on_progress, **self._call)
-        dispatch_custom_event(PREFILL_EVENT, self._event(usage), config=config)
+        event = self._event(usage)
+        dispatch_custom_event(PREFILL_EVENT, event, config=config)
+        return event
 
     def _start(self, messages: Any, config: RunnableConfig) -> None:
         """Compute in a thread of its own: a task would end with its event loop."""

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from langgraph_kvfork import ForkNode, ForkReport
+from langgraph_kvfork import ForkNode, ForkReport, PrefillNode
 
 BRANCHES = {"risks": "List the risks.", "dates": "List the dates."}
 
@@ -52,6 +52,20 @@ async def test_a_run_has_the_numbers_of_its_message(llm, engine, excerpt, asynch
         assert message["usage_metadata"]["input_token_details"]["cache_read"] == (
             reported.forked_tokens
         )
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_what_was_prefilled_ahead_is_a_run_too(llm, engine, excerpt, asynchronous):
+    tracer, report = Runs(), ForkReport()
+    config = {"callbacks": [tracer, report]}
+    await call(PrefillNode(llm), {"messages": excerpt}, config, asynchronous=asynchronous)
+    (run,) = tracer.roots[0].child_runs
+    assert run.name == "prefilled"
+    (reported,) = report.calls
+    assert run.outputs["prefilled_tokens"] == reported.prefilled_tokens > 0
+    assert run.outputs["branch"] == reported.id
+    for name in ("parent", "prompt_tokens", "forked_tokens", "prefill_ms", "cell_bytes"):
+        assert run.outputs[name] == getattr(reported, name)
 
 
 @pytest.fixture
