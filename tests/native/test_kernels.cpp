@@ -27,6 +27,7 @@ static int n_alone    = 0;
 
 static void set_switches(bool on) {
     ggml_cpu_set_fan_out_attn(on);
+    ggml_cpu_set_fan_out_mul_mat(on);
     ggml_cpu_set_batch_invariant(on);
 }
 
