@@ -36,6 +36,9 @@ struct Branch {
     size_t                   n_cached = 0;  // of tokens; all but the last while it decodes
     llama_seq_id             seq      = -1; // -1: it waits
 
+    // the runs that its prefix is kept for when it has become a snapshot
+    std::vector<kvf_run_id> runs;
+
     // while it waits: for another branch to have computed a prefix that both share
     kvf_branch_id awaited   = 0;
     size_t        n_awaited = 0;

@@ -115,6 +115,9 @@ kvf_branch_id Engine::submit(const kvf_request & request) {
         branch->sampler = make_sampler(model_, branch->sampling, branch->tokens, branch->n_prompt);
     }
     branch->usage.n_prompt = static_cast<uint32_t>(request.n_tokens);
+    if (request.run != 0) {
+        branch->runs = { request.run };
+    }
 
     const kvf_branch_id id = ++n_branches_;
     branch->id             = id;
@@ -133,6 +136,10 @@ kvf_branch_id Engine::fork(kvf_branch_id branch, uint32_t seed) {
 
 void Engine::cancel(kvf_branch_id branch) {
     post([=](Scheduler & scheduler, std::vector<Event> & out) { scheduler.cancel(branch, out); });
+}
+
+void Engine::end_run(kvf_run_id run) {
+    post([=](Scheduler & scheduler, std::vector<Event> &) { scheduler.end_run(run); });
 }
 
 void Engine::clear() {

@@ -23,6 +23,7 @@ class Engine {
     kvf_branch_id submit(const kvf_request & request);
     kvf_branch_id fork(kvf_branch_id branch, uint32_t seed);
     void          cancel(kvf_branch_id branch);
+    void          end_run(kvf_run_id run);
     void          clear();
     void          set_lora(llama_adapter_lora * lora, float scale);
     void          close();

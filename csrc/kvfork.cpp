@@ -164,6 +164,13 @@ void kvf_cancel(kvf_engine * engine, kvf_branch_id branch) {
     });
 }
 
+void kvf_end_run(kvf_engine * engine, kvf_run_id run) {
+    guarded(0, [&] {
+        engine->engine.end_run(run);
+        return 0;
+    });
+}
+
 int32_t kvf_poll(kvf_engine * engine, kvf_event * events, size_t n_max, int32_t timeout_ms) {
     return engine->engine.poll(events, n_max, timeout_ms);
 }

@@ -110,6 +110,35 @@ void PrefixTree::match(const std::vector<llama_token> &                  tokens,
     }
 }
 
+PrefixTree::Neighbour PrefixTree::nearest(llama_seq_id seq) const {
+    const Node * node     = node_of_.at(seq);
+    size_t       n_common = 0;
+    for (const Node * above = node; above; above = above->parent) {
+        n_common += above->edge.size();
+    }
+
+    // what ends at or below the node, or else at or below its parent, which has more than this node or is the root
+    const Node * visited = nullptr;
+    for (; node; visited = node, n_common -= node->edge.size(), node = node->parent) {
+        std::vector<const Node *> todo = { node };
+        while (!todo.empty()) {
+            const Node * below = todo.back();
+            todo.pop_back();
+            for (const llama_seq_id other : below->seqs) {
+                if (other != seq) {
+                    return { other, n_common };
+                }
+            }
+            for (const auto & [first, child] : below->children) {
+                if (child.get() != visited) {
+                    todo.push_back(child.get());
+                }
+            }
+        }
+    }
+    return {};
+}
+
 size_t PrefixTree::n_tokens() const {
     size_t                    n    = 0;
     std::vector<const Node *> todo = { root_.get() };

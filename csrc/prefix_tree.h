@@ -38,6 +38,14 @@ class PrefixTree {
                size_t                                                         n_max,
                const std::function<bool(llama_seq_id seq, size_t n_common)> & visit) const;
 
+    struct Neighbour {
+        llama_seq_id seq      = -1;
+        size_t       n_common = 0;
+    };
+
+    // another sequence that shares most with one that is in the tree
+    Neighbour nearest(llama_seq_id seq) const;
+
     // tokens held by all edges together
     size_t n_tokens() const;
 

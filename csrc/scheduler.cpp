@@ -35,13 +35,14 @@ Event make_failure(const Branch & branch, kvf_error error, const std::string & m
 
 } // namespace
 
-Scheduler::Scheduler(llama_context * ctx, bool batch_invariant)
+Scheduler::Scheduler(llama_context * ctx, bool batch_invariant, Clock::duration run_limit)
     : ctx_(ctx),
       model_(llama_get_model(ctx)),
       vocab_(llama_model_get_vocab(model_)),
       n_ctx_(llama_n_ctx(ctx)),
       n_batch_(llama_n_batch(ctx)),
       sequences_(ctx, batch_invariant),
+      snapshots_(tree_, sequences_.forks_anywhere(), run_limit),
       batch_(new llama_batch(llama_batch_init(static_cast<int32_t>(n_batch_), 0, 1))) {}
 
 Scheduler::~Scheduler() = default;
@@ -50,6 +51,9 @@ Scheduler::~Scheduler() = default;
 // what callers want
 
 void Scheduler::submit(std::unique_ptr<Branch> branch) {
+    for (const kvf_run_id run : branch->runs) {
+        snapshots_.begin_run(run);
+    }
     const kvf_branch_id id = branch->id;
     branches_[id]          = std::move(branch);
 }
@@ -70,6 +74,7 @@ void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, s
     branch->n_logprobs     = from.n_logprobs;
     branch->n_predict      = from.n_predict < 0 ? -1 : from.n_predict - static_cast<int32_t>(from.usage.n_generated);
     branch->share          = from.share;
+    branch->runs           = from.runs;
     branch->sampling       = from.sampling;
     branch->tokens         = from.tokens;
     branch->n_prompt       = from.tokens.size();
@@ -86,7 +91,7 @@ void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, s
         out.push_back(make_failure(*branch, KVF_ERROR_INTERNAL, std::string("fork: the sampler failed: ") + e.what()));
         return;
     }
-    submit(std::move(branch));
+    branches_[child] = std::move(branch);
 }
 
 void Scheduler::cancel(kvf_branch_id id, std::vector<Event> & out) {
@@ -96,6 +101,10 @@ void Scheduler::cancel(kvf_branch_id id, std::vector<Event> & out) {
     }
 }
 
+void Scheduler::end_run(kvf_run_id run) {
+    snapshots_.end_run(run);
+}
+
 void Scheduler::fail_all(kvf_error error, const std::string & message, std::vector<Event> & out) {
     while (!branches_.empty()) {
         fail(*branches_.begin()->second, error, message, out);
@@ -103,8 +112,8 @@ void Scheduler::fail_all(kvf_error error, const std::string & message, std::vect
 }
 
 void Scheduler::clear() {
-    while (!snapshots_.empty()) {
-        drop(snapshots_.begin()->first);
+    while (snapshots_.size() > 0) {
+        drop(snapshots_.any());
     }
     stats_.cells_used_max = static_cast<uint32_t>(sequences_.n_used());
 }
@@ -117,6 +126,7 @@ kvf_stats Scheduler::stats() const {
     stats.branches_running = static_cast<uint32_t>(running_.size());
     stats.branches_waiting = static_cast<uint32_t>(branches_.size() - running_.size());
     stats.snapshots        = static_cast<uint32_t>(snapshots_.size());
+    stats.snapshots_kept   = static_cast<uint32_t>(snapshots_.n_kept());
     return stats;
 }
 
@@ -124,6 +134,9 @@ kvf_stats Scheduler::stats() const {
 // one batch
 
 void Scheduler::step(std::vector<Event> & out) {
+    for (const auto & [id, branch] : branches_) {
+        snapshots_.hear(branch->runs);
+    }
     admit(out);
 
     std::vector<Rows> rows = compose(out);
@@ -216,11 +229,9 @@ void Scheduler::admit(std::vector<Event> & out) {
             prefix.awaited->fork_points.push_back(prefix.n_awaited);
             continue;
         }
-        const auto snapshot = snapshots_.find(prefix.seq);
-        if (snapshot != snapshots_.end()) {
-            snapshot->second.last_used = ++n_uses_;
-        }
+        snapshots_.use(prefix.seq);
         if (prefix.n == branch.tokens.size()) { // a prefill of what is there already
+            keep_for(prefix.seq, branch.runs);
             branch.t_admitted     = Clock::now();
             branch.usage.n_forked = static_cast<uint32_t>(prefix.n);
             branch.usage.parent   = branch_at(prefix.seq);
@@ -237,14 +248,20 @@ void Scheduler::admit(std::vector<Event> & out) {
 
 // Gives one branch a sequence that begins with the prefix; false if it has to go on waiting.
 bool Scheduler::start(Branch & branch, const Prefix & prefix) {
-    const llama_seq_id seq = take_sequence(/* keep = */ prefix.seq);
+    // each run keeps its longest prefix as long as there is something to wait for
+    const auto evict_another = [&] { return evict(/* but = */ prefix.seq, running_.empty()); };
+
+    llama_seq_id seq = sequences_.take();
+    if (seq < 0 && evict_another()) {
+        seq = sequences_.take();
+    }
     if (seq < 0) {
         return false;
     }
     const kvf_branch_id parent = branch_at(prefix.seq); // it may be evicted below
 
     const size_t n_new = sequences_.n_cells_for_fork(prefix.n, branch.tokens.size() - prefix.n) + running_.size();
-    while (!sequences_.fits(n_new) && evict(/* keep = */ prefix.seq)) {
+    while (!sequences_.fits(n_new) && evict_another()) {
     }
     if (!sequences_.fits(n_new) && !running_.empty()) {
         sequences_.give_back(seq);
@@ -255,7 +272,7 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
     if (n_forked > 0) {
         ++stats_.forks;
         stats_.forked_tokens += n_forked;
-        keep_fork_point(prefix.seq, n_forked);
+        keep_fork_point(branch, prefix.seq, n_forked);
     }
     branch.seq      = seq;
     branch.n_cached = n_forked;
@@ -274,7 +291,7 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
 
 // Where memory cannot be forked at every position, a running branch soon moves past the one where it was just forked:
 // keeps a snapshot of it for those who come later.
-void Scheduler::keep_fork_point(llama_seq_id src, size_t n) {
+void Scheduler::keep_fork_point(const Branch & branch, llama_seq_id src, size_t n) {
     const auto runs = running_.find(src);
     if (sequences_.forks_anywhere() || runs == running_.end()) {
         return;
@@ -287,9 +304,8 @@ void Scheduler::keep_fork_point(llama_seq_id src, size_t n) {
         sequences_.give_back(seq);
         return;
     }
-    const Branch & branch = *runs->second;
     tree_.insert(seq, { branch.tokens.begin(), branch.tokens.begin() + n });
-    snapshots_[seq] = { branch.id, n, ++n_uses_ };
+    snapshots_.add(seq, runs->second->id, n, branch.runs);
 }
 
 // The longest beginning of a branch's tokens that some sequence has in the cache, and whether a running branch is about
@@ -439,13 +455,14 @@ void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & o
 // ---------------------------------------------------------------------------------------------------------------------
 // room
 
-// Frees cells: the snapshot that was not used for longest goes, then the youngest branch has to wait. False if there is
-// only one branch left, and nothing else.
+// Frees cells: first a snapshot goes, then the youngest branch has to wait; what runs keep to the last goes only for the
+// last branch. False if that is all there is.
 bool Scheduler::make_room() {
-    if (evict(/* keep = */ -1)) {
+    const bool is_alone = running_.size() < 2;
+    if (evict(/* but = */ -1, /* last_resort = */ is_alone)) {
         return true;
     }
-    if (running_.size() < 2) {
+    if (is_alone) {
         return false;
     }
     for (auto it = branches_.rbegin(); it != branches_.rend(); ++it) {
@@ -457,19 +474,28 @@ bool Scheduler::make_room() {
     return true;
 }
 
-bool Scheduler::evict(llama_seq_id keep) {
-    auto oldest = snapshots_.end();
-    for (auto it = snapshots_.begin(); it != snapshots_.end(); ++it) {
-        if (it->first != keep && (oldest == snapshots_.end() || it->second.last_used < oldest->second.last_used)) {
-            oldest = it;
-        }
-    }
-    if (oldest == snapshots_.end()) {
+// Drops one snapshot; see Snapshots::victim(). False if there is none to drop.
+bool Scheduler::evict(llama_seq_id but, bool last_resort) {
+    const auto victim = snapshots_.victim(but, last_resort);
+    if (!victim) {
         return false;
     }
-    drop(oldest->first);
+    keep_for(victim->heir, victim->runs);
+    drop(victim->seq);
     ++stats_.evictions;
     return true;
+}
+
+// A sequence's prefix is needed by these runs too; -1 is none.
+void Scheduler::keep_for(llama_seq_id seq, const std::vector<kvf_run_id> & runs) {
+    const auto it = running_.find(seq);
+    if (it == running_.end()) {
+        snapshots_.keep_for(seq, runs);
+        return;
+    }
+    std::vector<kvf_run_id> & all = it->second->runs;
+    std::copy_if(runs.begin(), runs.end(), std::back_inserter(all),
+                 [&](kvf_run_id run) { return std::find(all.begin(), all.end(), run) == all.end(); });
 }
 
 void Scheduler::drop(llama_seq_id snapshot) {
@@ -490,21 +516,12 @@ void Scheduler::preempt(Branch & branch) {
     ++stats_.preemptions;
 }
 
-llama_seq_id Scheduler::take_sequence(llama_seq_id keep) {
-    llama_seq_id seq = sequences_.take();
-    if (seq < 0 && evict(keep)) {
-        seq = sequences_.take();
-    }
-    return seq;
-}
-
 kvf_branch_id Scheduler::branch_at(llama_seq_id seq) const {
     const auto runs = running_.find(seq);
     if (runs != running_.end()) {
         return runs->second->id;
     }
-    const auto snapshot = snapshots_.find(seq);
-    return snapshot == snapshots_.end() ? 0 : snapshot->second.branch;
+    return snapshots_.branch_of(seq);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -532,7 +549,7 @@ void Scheduler::end(Branch & branch, Event event, std::vector<Event> & out) {
         running_.erase(branch.seq);
         if (branch.share && branch.n_cached > 0) {
             tree_.truncate(branch.seq, branch.n_cached);
-            snapshots_[branch.seq] = { branch.id, branch.n_cached, ++n_uses_ };
+            snapshots_.add(branch.seq, branch.id, branch.n_cached, branch.runs);
         } else {
             tree_.erase(branch.seq);
             sequences_.give_back(branch.seq);

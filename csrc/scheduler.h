@@ -4,6 +4,7 @@
 #include "events.h"
 #include "prefix_tree.h"
 #include "sequences.h"
+#include "snapshots.h"
 
 #include <map>
 #include <memory>
@@ -18,7 +19,9 @@ namespace kvf {
 class Scheduler {
   public:
     // batch_invariant: a branch computes the same whatever else is in the cache; see Sequences
-    explicit Scheduler(llama_context * ctx, bool batch_invariant = false);
+    explicit Scheduler(llama_context * ctx,
+                       bool            batch_invariant = false,
+                       Clock::duration run_limit       = Snapshots::RUN_LIMIT);
     ~Scheduler();
 
     void submit(std::unique_ptr<Branch> branch);
@@ -27,6 +30,9 @@ class Scheduler {
     void fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, std::vector<Event> & out);
 
     void cancel(kvf_branch_id id, std::vector<Event> & out);
+
+    // what is kept for this run only is not kept any more
+    void end_run(kvf_run_id run);
 
     // ends every branch
     void fail_all(kvf_error error, const std::string & message, std::vector<Event> & out);
@@ -44,13 +50,6 @@ class Scheduler {
 
   private:
     using Branches = std::map<kvf_branch_id, std::unique_ptr<Branch>>; // in the order of their arrival
-
-    // what is left of a branch that has ended: its sequence, by its tokens in the tree
-    struct Snapshot {
-        kvf_branch_id branch;
-        size_t        n_tokens;
-        uint64_t      last_used;
-    };
 
     // what a branch can start from
     struct Prefix {
@@ -72,7 +71,7 @@ class Scheduler {
     void              tell_waiters(std::vector<Event> & out);
     void              admit(std::vector<Event> & out);
     bool              start(Branch & branch, const Prefix & prefix);
-    void              keep_fork_point(llama_seq_id src, size_t n);
+    void              keep_fork_point(const Branch & branch, llama_seq_id src, size_t n);
     Prefix            find_prefix(const Branch & branch);
     std::vector<Rows> compose(std::vector<Event> & out);
     std::vector<Rows> plan();
@@ -80,10 +79,10 @@ class Scheduler {
     void              sample(Branch & branch, int32_t i_logits, std::vector<Event> & out);
 
     bool          make_room();
-    bool          evict(llama_seq_id keep);
+    bool          evict(llama_seq_id but, bool last_resort);
+    void          keep_for(llama_seq_id seq, const std::vector<kvf_run_id> & runs);
     void          drop(llama_seq_id snapshot);
     void          preempt(Branch & branch);
-    llama_seq_id  take_sequence(llama_seq_id keep);
     kvf_branch_id branch_at(llama_seq_id seq) const;
 
     void finish(Branch & branch, kvf_finish reason, std::vector<Event> & out);
@@ -107,10 +106,9 @@ class Scheduler {
     PrefixTree                                 tree_; // of running branches and snapshots that share
     Branches                                   branches_;
     std::unordered_map<llama_seq_id, Branch *> running_;
-    std::unordered_map<llama_seq_id, Snapshot> snapshots_;
+    Snapshots                                  snapshots_;
     std::unique_ptr<llama_batch, BatchDeleter> batch_;
-    uint64_t                                   n_uses_ = 0;
-    kvf_stats                                  stats_  = {};
+    kvf_stats                                  stats_ = {};
 };
 
 } // namespace kvf

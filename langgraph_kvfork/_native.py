@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from langgraph_kvfork.errors import NativeLibraryError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 DEFAULT_SEED = 0xFFFFFFFF
@@ -136,6 +136,7 @@ class Stats(ctypes.Structure):
         ("branches_running", ctypes.c_uint32),
         ("branches_waiting", ctypes.c_uint32),
         ("snapshots", ctypes.c_uint32),
+        ("snapshots_kept", ctypes.c_uint32),
     )
 
 
@@ -152,6 +153,7 @@ def request_type(llama: ModuleType) -> type[ctypes.Structure]:
             ("n_logprobs", ctypes.c_int32),
             ("share", ctypes.c_bool),
             ("ignore_eos", ctypes.c_bool),
+            ("run", ctypes.c_uint64),
             ("sampling", Sampling),
             ("stop", ctypes.POINTER(ctypes.c_char_p)),
             ("n_stop", ctypes.c_size_t),
@@ -234,6 +236,7 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
         "kvf_submit": (branch, [engine, ctypes.POINTER(request)]),
         "kvf_fork": (branch, [engine, branch, ctypes.c_uint32]),
         "kvf_cancel": (None, [engine, branch]),
+        "kvf_end_run": (None, [engine, ctypes.c_uint64]),
         "kvf_poll": (
             ctypes.c_int32,
             [engine, ctypes.POINTER(Event), ctypes.c_size_t, ctypes.c_int32],

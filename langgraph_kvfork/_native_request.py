@@ -12,7 +12,7 @@ from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.request import Request
 
 
-def native_request(native: Native, tokens: Sequence[int], request: Request) -> Any:
+def native_request(native: Native, tokens: Sequence[int], request: Request, run: int) -> Any:
     """Return a `kvf_request`. It keeps alive what its pointers point to.
 
     Raises:
@@ -30,6 +30,7 @@ def native_request(native: Native, tokens: Sequence[int], request: Request) -> A
     result.n_logprobs = -1 if request.logprobs is None else request.logprobs
     result.share = request.share_prefix
     result.ignore_eos = request.ignore_eos
+    result.run = run
 
     sampling = result.sampling
     random = request.seed is None or request.seed < 0

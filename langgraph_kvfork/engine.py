@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from langgraph_kvfork import _native
 from langgraph_kvfork._chat_template import AnswerReader, ChatTemplate
-from langgraph_kvfork._checks import require
+from langgraph_kvfork._checks import check_integer, require
 from langgraph_kvfork._dispatcher import Dispatcher, error_of
 from langgraph_kvfork._model_facts import cell_bytes
 from langgraph_kvfork._model_file import in_words, llama_log, load_lora, load_model
@@ -125,6 +125,7 @@ class Engine:
         request: Request | None = None,
         *,
         timeout: float | None = None,
+        run: int = 0,
     ) -> Branch:
         """Start a branch.
 
@@ -132,16 +133,18 @@ class Engine:
             prompt: Text, which is tokenized with special tokens added and parsed; or tokens.
             request: How to go on after it; by default, `Request()`.
             timeout: Seconds after which the branch is cancelled; None: never.
+            run: Any number: what is left of the branch goes after what is left of others, until
+                `end_run` is told the number, or nothing was heard of it for ten minutes; 0: no run.
 
         Returns:
             The branch; iterate over it for its events.
 
         Raises:
-            InvalidRequestError: The request or its grammar is wrong.
+            InvalidRequestError: The request or its grammar is wrong, or `run` is no such number.
             ContextOverflowError: The prompt can never fit.
             EngineClosedError: The engine is closed.
         """
-        return self._submit(Branch(self, timeout), prompt, request or Request())
+        return self._submit(Branch(self, timeout), prompt, request or Request(), run)
 
     def agenerate(
         self,
@@ -149,13 +152,14 @@ class Engine:
         request: Request | None = None,
         *,
         timeout: float | None = None,
+        run: int = 0,
     ) -> AsyncBranch:
         """Start a branch in the running event loop; as `generate`, and it never waits.
 
         Text is tokenized in the event loop, which takes about 2 ms per 1,000 tokens: for more, give
         tokens that another thread made.
         """
-        return self._submit(AsyncBranch(self, timeout), prompt, request or Request())
+        return self._submit(AsyncBranch(self, timeout), prompt, request or Request(), run)
 
     def prefill(
         self,
@@ -163,6 +167,7 @@ class Engine:
         *,
         on_progress: Callable[[PrefillProgress], None] | None = None,
         timeout: float | None = None,
+        run: int = 0,
     ) -> Usage:
         """Compute a prompt's KV state and keep it, so that later prompts that begin alike fork it.
 
@@ -171,6 +176,7 @@ class Engine:
             on_progress: Called after each chunk, and now and then while others are computed; in the
                 calling thread.
             timeout: Seconds after which to give up; None: never.
+            run: As for `generate`.
 
         Returns:
             Tokens and times.
@@ -178,7 +184,7 @@ class Engine:
         Raises:
             KVForkError: As `generate`, and as iterating over a `Branch` does.
         """
-        with self.generate(prompt, _PREFILL_ONLY, timeout=timeout) as branch:
+        with self.generate(prompt, _PREFILL_ONLY, timeout=timeout, run=run) as branch:
             for event in branch:
                 if isinstance(event, Done):
                     return event.usage
@@ -192,15 +198,27 @@ class Engine:
         *,
         on_progress: Callable[[PrefillProgress], None] | None = None,
         timeout: float | None = None,
+        run: int = 0,
     ) -> Usage:
         """As `prefill`, without blocking the event loop."""
-        async with self.agenerate(prompt, _PREFILL_ONLY, timeout=timeout) as branch:
+        async with self.agenerate(prompt, _PREFILL_ONLY, timeout=timeout, run=run) as branch:
             async for event in branch:
                 if isinstance(event, Done):
                     return event.usage
                 if isinstance(event, PrefillProgress) and on_progress is not None:
                     on_progress(event)
         raise AssertionError("a branch ended without a last event")
+
+    def end_run(self, run: int) -> None:
+        """End a run: what was kept for it goes like anything else when room is needed.
+
+        A run that is not known, or has ended, is ignored; so is this on a closed engine.
+
+        Raises:
+            InvalidRequestError: `run` is no number of a run.
+        """
+        _check_run(run)
+        self._tell(self._native.kvf.kvf_end_run, run)
 
     #
     # text
@@ -365,10 +383,11 @@ class Engine:
     #
 
     def _submit(
-        self, branch: _AnyBranch, prompt: str | Sequence[int], request: Request
+        self, branch: _AnyBranch, prompt: str | Sequence[int], request: Request, run: int
     ) -> _AnyBranch:
+        _check_run(run)
         tokens = self.tokenize(prompt) if isinstance(prompt, str) else prompt
-        native = native_request(self._native, tokens, request)
+        native = native_request(self._native, tokens, request, run)
 
         kvf = self._native.kvf
         with self._use() as handle:
@@ -391,12 +410,16 @@ class Engine:
         return branch._submitted(branch_id)
 
     def _cancel(self, branch_id: int) -> None:
+        self._tell(self._native.kvf.kvf_cancel, branch_id)
+
+    def _tell(self, function: Callable[[int, int], None], name: int) -> None:
+        """Call the library with the name of a branch or run, unless the engine is closing."""
         with self._idle:
             if self._closing:
                 return
             self._users += 1
         try:
-            self._native.kvf.kvf_cancel(self._handle, branch_id)
+            function(self._handle, name)
         finally:
             self._release()
 
@@ -452,6 +475,10 @@ class Engine:
         """Forget a parent process's engine, whose threads do not exist in this one."""
         self._idle = threading.Condition(threading.RLock())
         self._closing = self._forked = True
+
+
+def _check_run(run: int) -> None:
+    check_integer("run", run, "give a number, or 0 for no run", low=0, high=2**64 - 1)
 
 
 _registry: Registry[EngineParams, Engine] = Registry(Engine)

@@ -22,7 +22,8 @@ class EngineStats:
         cells_used_max: The most in use at a time, since the engine was created or cleared.
         branches_running: Branches that have a sequence.
         branches_waiting: Branches that wait for one.
-        snapshots: Prefixes kept for later forks.
+        snapshots: Prefixes that are there for later forks.
+        snapshots_kept: How many of these a run needs that is not over; they go last.
     """
 
     prefill_tokens: int
@@ -38,3 +39,4 @@ class EngineStats:
     branches_running: int
     branches_waiting: int
     snapshots: int
+    snapshots_kept: int

@@ -18,7 +18,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 3
+#define KVF_ABI_VERSION 4
 
 #ifdef __cplusplus
 extern "C" {
@@ -30,6 +30,9 @@ typedef struct kvf_answer kvf_answer;
 
 // a branch's name for life; 0 is no branch
 typedef uint64_t kvf_branch_id;
+
+// a run's name, which callers give and never give again; 0 is no run
+typedef uint64_t kvf_run_id;
 
 enum kvf_error {
     KVF_ERROR_NONE     = 0,
@@ -77,6 +80,10 @@ struct kvf_request {
     int32_t n_logprobs; // -1: none; k >= 0: the chosen token's and the k most likely ones' per token
     bool    share;      // fork from what is cached, and leave what is computed to others
     bool    ignore_eos;
+
+    // Whose prefix this is. It is a hint: what is left of the run's branches goes after what no run needs, until
+    // kvf_end_run, or until nothing was heard of the run for 10 minutes.
+    kvf_run_id run;
 
     struct kvf_sampling sampling;
 
@@ -141,6 +148,7 @@ struct kvf_stats {
     uint32_t branches_running;
     uint32_t branches_waiting;
     uint32_t snapshots;
+    uint32_t snapshots_kept; // of these: for a run that has not ended
 };
 
 KVF_API uint32_t kvf_abi_version(void);
@@ -191,6 +199,9 @@ KVF_API kvf_branch_id kvf_fork(kvf_engine * engine, kvf_branch_id branch, uint32
 
 // Ends a branch within one batch step; its last event says KVF_FINISH_CANCELLED. Unknown and ended ones are ignored.
 KVF_API void kvf_cancel(kvf_engine * engine, kvf_branch_id branch);
+
+// Ends a run: what was kept for it is as good as anything else. Unknown and ended ones are ignored.
+KVF_API void kvf_end_run(kvf_engine * engine, kvf_run_id run);
 
 // Waits up to timeout_ms (-1: without limit) for events and writes up to n_max of them. Returns how many, 0 after the
 // time, -1 when the engine is closed and no event is left. Their pointers stay valid until the next call.

@@ -82,6 +82,9 @@ inline std::unique_ptr<kvf::Branch> make_branch(const Model & model, kvf_branch_
     branch->sampling           = kvf::sampling_params(vocab, request);
     branch->usage.n_prompt     = static_cast<uint32_t>(request.n_tokens);
     branch->t_submitted        = kvf::Clock::now();
+    if (request.run != 0) {
+        branch->runs = { request.run };
+    }
     if (request.n_predict != 0) {
         branch->sampler = kvf::make_sampler(model.model.get(), branch->sampling, branch->tokens, branch->n_prompt);
     }

@@ -40,6 +40,19 @@ static void check_match(const kvf::PrefixTree &                tree,
     CHECK(found == expected);
 }
 
+static void check_nearest(const kvf::PrefixTree & tree, const std::map<llama_seq_id, Tokens> & plain) {
+    for (const auto & [seq, tokens] : plain) {
+        size_t n_most = 0;
+        for (const auto & [other, others] : plain) {
+            n_most = other == seq ? n_most : std::max(n_most, n_common_tokens(tokens, others, tokens.size()));
+        }
+        const kvf::PrefixTree::Neighbour found = tree.nearest(seq);
+        CHECK(found.n_common == n_most);
+        CHECK(found.seq != seq && (found.seq >= 0) == (plain.size() > 1));
+        CHECK(found.seq < 0 || n_common_tokens(tokens, plain.at(found.seq), tokens.size()) == n_most);
+    }
+}
+
 static void test_random() {
     std::mt19937                   rng(1);
     kvf::PrefixTree                tree;
@@ -75,6 +88,7 @@ static void test_random() {
             plain.erase(known);
         }
         CHECK(tree.is_sound());
+        check_nearest(tree, plain);
 
         Tokens prompt;
         for (int i = random(12); i > 0; --i) {

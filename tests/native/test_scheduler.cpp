@@ -347,10 +347,14 @@ static void test_same_schedule_same_tokens(const Model & model) {
                 kvf_request request          = make_request(prompt, static_cast<int32_t>(rng() % 40));
                 request.sampling.temperature = (rng() % 3) * 0.7f;
                 request.sampling.seed        = rng();
+                request.run                  = rng() % 4;
                 scheduler.submit(make_branch(model, ++id, request));
             }
             if (rng() % 8 == 0 && id > 0) {
                 scheduler.cancel(1 + rng() % id, events);
+            }
+            if (rng() % 8 == 0) {
+                scheduler.end_run(1 + rng() % 3);
             }
             scheduler.step(events);
             record(records, events);
