@@ -16,7 +16,7 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel, generate_from_stream
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 from typing_extensions import Self
 
@@ -34,6 +34,7 @@ from langgraph_kvfork._heartbeat import beating, heartbeat
 from langgraph_kvfork._hub import download
 from langgraph_kvfork._order_watch import watched_order
 from langgraph_kvfork._profile import model_profile
+from langgraph_kvfork._runs import run_of_call, run_of_config
 from langgraph_kvfork._smollm2 import FILE, smollm2_path
 from langgraph_kvfork._structured_output import Schema, schema_of, structured_output
 from langgraph_kvfork._token_count import count_tokens
@@ -431,12 +432,7 @@ class ChatKVFork(BaseChatModel):
         Raises:
             KVForkError: As a call of the model.
         """
-        if not self.share_prefix:
-            return _NOT_COMPUTED
-        call = self._call(None, kwargs)
-        engine = self.engine
-        prompt = call.render(engine, self._messages(messages), prefix=True).text
-        return engine.prefill(prompt, on_progress=beating(on_progress), timeout=call.timeout)
+        return self._prefill(messages, ensure_config(), on_progress, kwargs)
 
     async def aprefill(
         self,
@@ -446,6 +442,33 @@ class ChatKVFork(BaseChatModel):
         **kwargs: Any,
     ) -> Usage:
         """As `prefill`, without blocking the event loop."""
+        return await self._aprefill(messages, ensure_config(), on_progress, kwargs)
+
+    def _prefill(
+        self,
+        messages: LanguageModelInput,
+        config: RunnableConfig,
+        on_progress: Callable[[PrefillProgress], None] | None,
+        kwargs: dict[str, Any],
+    ) -> Usage:
+        if not self.share_prefix:
+            return _NOT_COMPUTED
+        call = self._call(None, kwargs)
+        engine = self.engine
+        return engine.prefill(
+            call.render(engine, self._messages(messages), prefix=True).text,
+            on_progress=beating(on_progress),
+            timeout=call.timeout,
+            run=run_of_config(engine, config),
+        )
+
+    async def _aprefill(
+        self,
+        messages: LanguageModelInput,
+        config: RunnableConfig,
+        on_progress: Callable[[PrefillProgress], None] | None,
+        kwargs: dict[str, Any],
+    ) -> Usage:
         if not self.share_prefix:
             return _NOT_COMPUTED
         call = self._call(None, kwargs)
@@ -454,7 +477,12 @@ class ChatKVFork(BaseChatModel):
         tokens = await beside_loop(
             lambda: engine.tokenize(call.render(engine, converted, prefix=True).text)
         )
-        return await engine.aprefill(tokens, on_progress=beating(on_progress), timeout=call.timeout)
+        return await engine.aprefill(
+            tokens,
+            on_progress=beating(on_progress),
+            timeout=call.timeout,
+            run=run_of_config(engine, config),
+        )
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the model's own tokens for a text, without what a prompt begins and ends with."""
@@ -514,10 +542,10 @@ class ChatKVFork(BaseChatModel):
         call = self._call(stop, kwargs)
         engine = self.engine
         prompt, tokens, request, answer = self._prepare(call, engine, messages)
-        beat, tell = heartbeat(), token_listener()
+        beat, tell, run = heartbeat(), token_listener(), run_of_call(engine)
         with (
             watched_order(engine, messages, prompt, shared=request.share_prefix),
-            engine.generate(tokens, request, timeout=call.timeout) as branch,
+            engine.generate(tokens, request, timeout=call.timeout, run=run) as branch,
         ):
             for event in branch:
                 beat()
@@ -537,9 +565,10 @@ class ChatKVFork(BaseChatModel):
         prompt, tokens, request, answer = await beside_loop(
             lambda: self._prepare(call, engine, messages)
         )
-        beat, tell = heartbeat(), token_listener()
+        beat, tell, run = heartbeat(), token_listener(), run_of_call(engine)
         with watched_order(engine, messages, prompt, shared=request.share_prefix):
-            async with engine.agenerate(tokens, request, timeout=call.timeout) as branch:
+            stream = engine.agenerate(tokens, request, timeout=call.timeout, run=run)
+            async with stream as branch:
                 async for event in branch:
                     beat()
                     for chunk in answer.chunks(event):

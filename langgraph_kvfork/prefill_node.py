@@ -117,7 +117,7 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         if not self.wait:
             self._start(messages, config)
             return {}
-        usage = await self.llm.aprefill(messages, on_progress=_progress_writer(), **self._call)
+        usage = await self.llm._aprefill(messages, config, _progress_writer(), self._call)
         event = self._event(usage)
         await adispatch_custom_event(PREFILL_EVENT, event, config=config)
         await _prefilled.ainvoke(event, config)
@@ -129,7 +129,7 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         config: RunnableConfig,
         on_progress: Callable[[PrefillProgress], None] | None,
     ) -> dict[str, Any]:
-        usage = self.llm.prefill(messages, on_progress=on_progress, **self._call)
+        usage = self.llm._prefill(messages, config, on_progress, self._call)
         event = self._event(usage)
         dispatch_custom_event(PREFILL_EVENT, event, config=config)
         return event
