@@ -44,7 +44,7 @@ async def test_prompts_are_tokenized_beside_it_and_start_in_order(llm, engine, m
         return tokenize(self, *args, **kwargs)
 
     monkeypatch.setattr(Engine, "tokenize", watched)
-    prompts = ["long " * (1000 - 100 * i) for i in range(8)]
+    prompts = ["long " * (400 - 40 * i) for i in range(8)]
     answers = await asyncio.gather(*(llm.ainvoke(prompt, max_tokens=1) for prompt in prompts))
     await llm.aprefill("Hello.")
     assert threads
