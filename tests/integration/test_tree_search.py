@@ -38,8 +38,8 @@ class Rounds(BaseCallbackHandler):
 @both
 async def test_a_round_costs_what_is_said_between_two_answers(llm, engine, excerpt, asynchronous):
     root = [*excerpt, HumanMessage("Guess a number.")]
-    # a digit is a token, so the tokens of an answer's text are those that were sampled
-    model = llm.bind(temperature=2, seed=1, max_tokens=TOKENS, grammar="root ::= [0-9]+")
+    # a digit is a token, so an answer has the tokens that were sampled; and no answer ends early
+    model = llm.bind(temperature=2, seed=1, max_tokens=TOKENS, grammar="root ::= [0-9]{9}")
     node = TreeSearchNode(
         model, lambda path: int(path[-1].text), n=N, beam_width=WIDTH, depth=DEPTH
     )
