@@ -6,6 +6,7 @@
 #include "sampling.h"
 
 #include <chrono>
+#include <memory>
 #include <vector>
 
 namespace kvf {
@@ -62,5 +63,9 @@ struct Branch {
     // its next row is a token that it has sampled since it got its sequence
     bool decodes() const { return n_cached >= n_known; }
 };
+
+// Checks a request and makes a branch of it, which is submitted now. Throws Error(KVF_ERROR_INVALID) that names the
+// argument.
+std::unique_ptr<Branch> make_branch(const llama_model * model, kvf_branch_id id, const kvf_request & request);
 
 } // namespace kvf

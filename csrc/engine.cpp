@@ -3,7 +3,6 @@
 #include "context_memory.h"
 #include "error.h"
 #include "ggml-cpu-fan-out.h"
-#include "sampler.h"
 
 #include <algorithm>
 #include <future>
@@ -61,7 +60,6 @@ std::unique_ptr<Scheduler> make_scheduler(llama_context * ctx, bool batch_invari
 
 Engine::Engine(const llama_model * model, llama_context_params params, bool batch_invariant)
     : model_(checked(model)),
-      vocab_(llama_model_get_vocab(model)),
       invariance_(batch_invariant ? std::make_unique<BatchInvariance>() : nullptr),
       ctx_(make_context(model, params, closing_)),
       scheduler_(make_scheduler(ctx_.get(), batch_invariant)),
@@ -74,53 +72,12 @@ Engine::~Engine() {
 }
 
 kvf_branch_id Engine::submit(const kvf_request & request) {
-    if (request.n_tokens == 0) {
-        throw Error(
-            KVF_ERROR_INVALID,
-            "tokens: the prompt is empty (a chat template may make nothing of messages); it needs one token at least");
-    }
-    if (request.n_predict < -1) {
-        throw Error(KVF_ERROR_INVALID, "n_predict = " + std::to_string(request.n_predict) +
-                                           ": must be -1 (until the context is full), 0 (prefill only) or more");
-    }
     if (request.n_tokens > n_ctx_) {
         throw Error(KVF_ERROR_OVERFLOW, "the prompt has " + std::to_string(request.n_tokens) + " tokens, n_ctx is " +
                                             std::to_string(n_ctx_) + ": shorten the prompt or raise n_ctx");
     }
-    const int32_t n_vocab = llama_vocab_n_tokens(vocab_);
-    for (size_t i = 0; i < request.n_tokens; ++i) {
-        if (request.tokens[i] < 0 || request.tokens[i] >= n_vocab) {
-            throw Error(KVF_ERROR_INVALID, "tokens[" + std::to_string(i) + "] = " + std::to_string(request.tokens[i]) +
-                                               ": is not in the vocabulary of " + std::to_string(n_vocab));
-        }
-    }
-    std::vector<std::string> stop;
-    for (size_t i = 0; i < request.n_stop; ++i) {
-        if (!request.stop[i] || !*request.stop[i]) {
-            throw Error(KVF_ERROR_INVALID,
-                        "stop[" + std::to_string(i) + "]: is empty and would end every text at once");
-        }
-        stop.emplace_back(request.stop[i]);
-    }
-
-    auto branch         = std::make_unique<Branch>(TextStream(std::move(stop)));
-    branch->n_predict   = request.n_predict;
-    branch->n_logprobs  = request.n_logprobs;
-    branch->share       = request.share;
-    branch->tokens      = { request.tokens, request.tokens + request.n_tokens };
-    branch->n_prompt    = request.n_tokens;
-    branch->t_submitted = Clock::now();
-    branch->sampling    = sampling_params(vocab_, request);
-    if (request.n_predict != 0) {
-        branch->sampler = make_sampler(model_, branch->sampling, branch->tokens, branch->n_prompt);
-    }
-    branch->usage.n_prompt = static_cast<uint32_t>(request.n_tokens);
-    if (request.run != 0) {
-        branch->runs = { request.run };
-    }
-
-    const kvf_branch_id id = ++n_branches_;
-    branch->id             = id;
+    const kvf_branch_id id     = ++n_branches_;
+    auto                branch = make_branch(model_, id, request);
 
     // std::function wants to copy what it holds
     auto shared = std::make_shared<std::unique_ptr<Branch>>(std::move(branch));

@@ -42,7 +42,6 @@ class Engine {
     void publish_stats();
 
     const llama_model *                            model_;
-    const llama_vocab *                            vocab_;
     std::unique_ptr<BatchInvariance>               invariance_;
     std::atomic<bool>                              closing_{ false }; // the context asks it whether to go on
     std::unique_ptr<llama_context, ContextDeleter> ctx_;              // the thread's

@@ -2,7 +2,6 @@
 
 #include "check.h"
 #include "kvfork.h"
-#include "sampler.h"
 #include "scheduler.h"
 
 #include <algorithm>
@@ -69,26 +68,8 @@ inline kvf_request make_request(const Tokens & tokens, int32_t n_predict) {
     return request;
 }
 
-// what Engine::submit makes of a request
 inline std::unique_ptr<kvf::Branch> make_branch(const Model & model, kvf_branch_id id, const kvf_request & request) {
-    const llama_vocab * vocab  = llama_model_get_vocab(model.model.get());
-    auto                branch = std::make_unique<kvf::Branch>(kvf::TextStream({}));
-    branch->id                 = id;
-    branch->n_predict          = request.n_predict;
-    branch->n_logprobs         = request.n_logprobs;
-    branch->share              = request.share;
-    branch->tokens             = { request.tokens, request.tokens + request.n_tokens };
-    branch->n_prompt           = request.n_tokens;
-    branch->sampling           = kvf::sampling_params(vocab, request);
-    branch->usage.n_prompt     = static_cast<uint32_t>(request.n_tokens);
-    branch->t_submitted        = kvf::Clock::now();
-    if (request.run != 0) {
-        branch->runs = { request.run };
-    }
-    if (request.n_predict != 0) {
-        branch->sampler = kvf::make_sampler(model.model.get(), branch->sampling, branch->tokens, branch->n_prompt);
-    }
-    return branch;
+    return kvf::make_branch(model.model.get(), id, request);
 }
 
 // what the events of a schedule add up to, by branch

@@ -1,0 +1,68 @@
+#include "branch.h"
+
+#include "error.h"
+#include "sampler.h"
+
+#include <string>
+
+namespace kvf {
+
+namespace {
+
+void check_prompt(const llama_vocab * vocab, const kvf_request & request) {
+    if (request.n_tokens == 0) {
+        throw Error(
+            KVF_ERROR_INVALID,
+            "tokens: the prompt is empty (a chat template may make nothing of messages); it needs one token at least");
+    }
+    const int32_t n_vocab = llama_vocab_n_tokens(vocab);
+    for (size_t i = 0; i < request.n_tokens; ++i) {
+        if (request.tokens[i] < 0 || request.tokens[i] >= n_vocab) {
+            throw Error(KVF_ERROR_INVALID, "tokens[" + std::to_string(i) + "] = " + std::to_string(request.tokens[i]) +
+                                               ": is not in the vocabulary of " + std::to_string(n_vocab));
+        }
+    }
+}
+
+std::vector<std::string> stop_strings(const kvf_request & request) {
+    std::vector<std::string> stop;
+    for (size_t i = 0; i < request.n_stop; ++i) {
+        if (!request.stop[i] || !*request.stop[i]) {
+            throw Error(KVF_ERROR_INVALID,
+                        "stop[" + std::to_string(i) + "]: is empty and would end every text at once");
+        }
+        stop.emplace_back(request.stop[i]);
+    }
+    return stop;
+}
+
+} // namespace
+
+std::unique_ptr<Branch> make_branch(const llama_model * model, kvf_branch_id id, const kvf_request & request) {
+    const llama_vocab * vocab = llama_model_get_vocab(model);
+    check_prompt(vocab, request);
+    if (request.n_predict < -1) {
+        throw Error(KVF_ERROR_INVALID, "n_predict = " + std::to_string(request.n_predict) +
+                                           ": must be -1 (until the context is full), 0 (prefill only) or more");
+    }
+
+    auto branch            = std::make_unique<Branch>(TextStream(stop_strings(request)));
+    branch->id             = id;
+    branch->n_predict      = request.n_predict;
+    branch->n_logprobs     = request.n_logprobs;
+    branch->share          = request.share;
+    branch->tokens         = { request.tokens, request.tokens + request.n_tokens };
+    branch->n_prompt       = request.n_tokens;
+    branch->usage.n_prompt = static_cast<uint32_t>(request.n_tokens);
+    if (request.run != 0) {
+        branch->runs = { request.run };
+    }
+    branch->t_submitted    = Clock::now();
+    branch->sampling       = sampling_params(vocab, request);
+    if (request.n_predict != 0) {
+        branch->sampler = make_sampler(model, branch->sampling, branch->tokens, branch->n_prompt);
+    }
+    return branch;
+}
+
+} // namespace kvf
