@@ -1,5 +1,5 @@
-// Matrix products of a fan-out: as llama.cpp's own to the last bits, and a row's the same, bit for bit, however many rows
-// there are and however many threads.
+// Matrix products of a fan-out: as llama.cpp's own to the last bits; and by Q4_1, a row's the same, bit for bit, however
+// many rows there are and however many threads.
 
 #include "check.h"
 #include "ggml-alloc.h"
@@ -15,9 +15,10 @@
 #include <vector>
 
 struct Shape {
-    int64_t k, m, n; // [k, m] weights by [k, n]
-    int64_t planes  = 1;
-    int64_t repeats = 1; // planes of src1 for each of the weights
+    ggml_type type;    // of the weights
+    int64_t   k, m, n; // [k, m] weights by [k, n]
+    int64_t   planes  = 1;
+    int64_t   repeats = 1; // planes of src1 for each of the weights
 };
 
 using Context = std::unique_ptr<ggml_context, decltype(&ggml_free)>;
@@ -32,7 +33,7 @@ static std::vector<float> multiply(const Shape &                shape,
     ggml_backend_cpu_set_n_threads(backend.get(), n_threads);
 
     const Context ctx(ggml_init({ 8 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true }), ggml_free);
-    ggml_tensor * w     = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_Q4_1, shape.k, shape.m, shape.planes);
+    ggml_tensor * w     = ggml_new_tensor_3d(ctx.get(), shape.type, shape.k, shape.m, shape.planes);
     ggml_tensor * src1  = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, shape.k, shape.n, shape.planes * shape.repeats);
     ggml_tensor * out   = ggml_mul_mat(ctx.get(), w, src1);
     ggml_cgraph * graph = ggml_new_graph(ctx.get());
@@ -61,8 +62,8 @@ static void test_shape(const Shape & shape, std::mt19937 & rng) {
     const int64_t            n_rows = shape.m * shape.planes;
     const std::vector<float> w      = random_floats(rng, shape.k * n_rows);
     const std::vector<float> x      = random_floats(rng, shape.k * shape.n * shape.planes * shape.repeats);
-    std::vector<uint8_t>     codes(ggml_row_size(GGML_TYPE_Q4_1, shape.k) * n_rows);
-    ggml_quantize_chunk(GGML_TYPE_Q4_1, w.data(), codes.data(), 0, n_rows, shape.k, nullptr);
+    std::vector<uint8_t>     codes(ggml_row_size(shape.type, shape.k) * n_rows);
+    ggml_quantize_chunk(shape.type, w.data(), codes.data(), 0, n_rows, shape.k, nullptr);
 
     ggml_cpu_set_fan_out_mul_mat(false);
     const std::vector<float> stock = multiply(shape, codes, x, 1);
@@ -77,8 +78,11 @@ static void test_shape(const Shape & shape, std::mt19937 & rng) {
     }
     CHECK(error <= 1e-11 * norm); // both add up the same products in F32, whose epsilon squared is 1.4e-14
 
+    if (shape.type != GGML_TYPE_Q4_1) {
+        return;
+    }
     for (int64_t i = 0; i < shape.n * shape.planes * shape.repeats; ++i) { // each row alone
-        const Shape                alone   = { shape.k, shape.m, 1 };
+        const Shape                alone   = { shape.type, shape.k, shape.m, 1 };
         const size_t               i_plane = i / shape.n / shape.repeats;
         const size_t               size    = codes.size() / shape.planes;
         const std::vector<uint8_t> plane(codes.begin() + i_plane * size, codes.begin() + (i_plane + 1) * size);
@@ -90,15 +94,17 @@ static void test_shape(const Shape & shape, std::mt19937 & rng) {
 
 int main() {
     std::mt19937 rng(1);
-    for (const int64_t k :
-         { 32, 96, 576, 768, 800, 1536 }) { // less than, as much as, and more than is unpacked at a time
-        for (const int64_t m : { 1, 7, 16, 17, 100 }) {
-            for (const int64_t n : { 1, 2, 3, 5, 8, 9, 23 }) {
-                test_shape({ k, m, n }, rng);
+    for (const ggml_type type : { GGML_TYPE_Q4_1, GGML_TYPE_Q8_0 }) {
+        // less than, as much as, and more than is unpacked at a time
+        for (const int64_t k : { 32, 96, 576, 768, 800, 1536 }) {
+            for (const int64_t m : { 1, 7, 16, 17, 100 }) {
+                for (const int64_t n : { 1, 2, 3, 5, 8, 9, 23 }) {
+                    test_shape({ type, k, m, n }, rng);
+                }
             }
         }
+        test_shape({ type, 64, 33, 5, 3 }, rng);
+        test_shape({ type, 64, 33, 5, 2, 3 }, rng);
     }
-    test_shape({ 64, 33, 5, 3 }, rng);
-    test_shape({ 64, 33, 5, 2, 3 }, rng);
     return 0;
 }
