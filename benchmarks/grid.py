@@ -109,7 +109,7 @@ GRIDS = {
         first_token=(3500,),
         # of llama-server's two ways to keep its slots, the faster one for this fan-out
         left_out=("llama-server", "llama-server-warmed"),
-        enough=30,
+        enough=25,
     ),
     # days: everything, and of what is too slow, that it is
     "full": Grid(
