@@ -57,8 +57,8 @@ std::unique_ptr<Branch> make_branch(const llama_model * model, kvf_branch_id id,
     if (request.run != 0) {
         branch->runs = { request.run };
     }
-    branch->t_submitted    = Clock::now();
-    branch->sampling       = sampling_params(vocab, request);
+    branch->t_submitted = Clock::now();
+    branch->sampling    = sampling_params(vocab, request);
     if (request.n_predict != 0) {
         branch->sampler = make_sampler(model, branch->sampling, branch->tokens, branch->n_prompt);
     }
