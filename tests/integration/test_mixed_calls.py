@@ -242,10 +242,11 @@ def last_words(monkeypatch):
     usages = []
     take = _dispatcher._item
 
-    def spy(event):
+    def spy(event, cell_bytes):
         if event.type == EventType.DONE:
-            usages.append((Finish(event.finish), _dispatcher._usage(event.branch, event.usage)))
-        return take(event)
+            usage = _dispatcher._usage(event.branch, event.usage, cell_bytes)
+            usages.append((Finish(event.finish), usage))
+        return take(event, cell_bytes)
 
     monkeypatch.setattr(_dispatcher, "_item", spy)
     return usages
