@@ -47,6 +47,7 @@ def measure(program: str, job: Job, *, stock: bool, limit: float, log: Path) -> 
         log: Where its standard error goes.
     """
     others, start = _others(), time.perf_counter()
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", f"benchmarks.{program}"],
