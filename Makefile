@@ -45,9 +45,10 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS)
 	@touch $@
 
-# what pip would otherwise install afresh for every build; CMake and ninja only where the system's are missing or too old
+# what pip would otherwise install afresh for every build; CMake and ninja only where the system's are missing or too
+# old, setuptools for what langgraph-cli needs and has no wheel
 $(STAMPS)/tools: $(STAMPS)/venv
-	$(PIP) install --quiet "pip>=23.1" "scikit-build-core>=0.11"
+	$(PIP) install --quiet "pip>=23.1" "scikit-build-core>=0.11" "setuptools>=70.1"
 	$(PIP) install --quiet "tomli>=2; python_version < '3.11'" \
 		$$($(BIN)/python -c 'from scikit_build_core.build import get_requires_for_build_wheel as missing; print(*missing())')
 	@touch $@
