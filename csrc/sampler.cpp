@@ -27,6 +27,33 @@ void check_grammar(const llama_vocab * vocab, const std::string & grammar) {
     llama_sampler_free(sampler);
 }
 
+// the index of the one greatest number of a row; LLAMA_TOKEN_NULL if several are, it is infinite, or one is not a number
+llama_token argmax(const float * row, int32_t n) {
+    constexpr int32_t n_lanes = 32; // side by side, or no compiler makes vectors of it
+
+    const int32_t n_whole = n - n % n_lanes;
+    float         lanes[n_lanes];
+    std::fill_n(lanes, n_lanes, -INFINITY);
+    for (int32_t i = 0; i < n_whole; i += n_lanes) {
+        for (int32_t k = 0; k < n_lanes; ++k) {
+            lanes[k] = row[i + k] > lanes[k] ? row[i + k] : lanes[k];
+        }
+    }
+    float max = *std::max_element(lanes, lanes + n_lanes);
+    for (int32_t i = n_whole; i < n; ++i) {
+        max = row[i] > max ? row[i] : max;
+    }
+
+    int32_t n_found = 0;
+    int32_t index   = 0;
+    for (int32_t i = 0; i < n; ++i) {
+        const bool found = !(row[i] < max); // so is what is not a number
+        n_found += found;
+        index |= found ? i : 0;
+    }
+    return n_found == 1 && std::isfinite(max) ? index : LLAMA_TOKEN_NULL;
+}
+
 } // namespace
 
 common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_request & request) {
@@ -72,6 +99,11 @@ common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_requ
             }
         }
     }
+    int32_t             n_suppressed = 0; // by the model: llama-common adds them by itself, but does not say so
+    const llama_token * suppressed   = llama_vocab_get_suppress_tokens(vocab, &n_suppressed);
+    for (int32_t i = 0; i < n_suppressed; ++i) {
+        out.logit_bias.push_back({ suppressed[i], -INFINITY });
+    }
     if (request.format) {
         AnswerFormat(request.format).apply(vocab, out);
     }
@@ -97,6 +129,24 @@ common_sampler_ptr make_sampler(const llama_model *              model,
         common_sampler_accept(sampler.get(), tokens[i], /* is_generated = */ i >= n_prompt);
     }
     return sampler;
+}
+
+llama_token most_likely(const common_params_sampling & params, const float * logits, int32_t n_vocab) {
+    const bool penalties =
+        params.penalty_last_n != 0 &&
+        (params.penalty_repeat != 1.0f || params.penalty_freq != 0.0f || params.penalty_present != 0.0f);
+    // typical_p may drop the most likely token; top_k, top_p and min_p never do
+    if (params.temp > 0.0f || penalties || params.typ_p < 1.0f || !params.grammar.empty()) {
+        return LLAMA_TOKEN_NULL;
+    }
+    // which of several equal ones is chosen depends on how they are sorted
+    const llama_token token = argmax(logits, n_vocab);
+    for (const llama_logit_bias & bias : params.logit_bias) {
+        if (bias.token == token || bias.bias > 0.0f) {
+            return LLAMA_TOKEN_NULL;
+        }
+    }
+    return token;
 }
 
 std::vector<kvf_logprob> logprobs(const float * logits, int32_t n_vocab, llama_token chosen, int32_t n) {

@@ -405,9 +405,12 @@ void Scheduler::fill_batch(std::vector<Rows> & rows) {
 }
 
 void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & out) {
-    llama_token token = LLAMA_TOKEN_NULL;
+    const float * logits = llama_get_logits_ith(ctx_, i_logits);
+    llama_token   token  = most_likely(branch.sampling, logits, llama_vocab_n_tokens(vocab_));
     try {
-        token = common_sampler_sample(branch.sampler.get(), ctx_, i_logits);
+        if (token == LLAMA_TOKEN_NULL) {
+            token = common_sampler_sample(branch.sampler.get(), ctx_, i_logits);
+        }
         common_sampler_accept(branch.sampler.get(), token, /* is_generated = */ true);
     } catch (const std::exception & e) {
         fail(branch, KVF_ERROR_INTERNAL, std::string("sampling failed: ") + e.what(), out);
@@ -431,8 +434,7 @@ void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & o
         event.text = branch.text.push(common_token_to_piece(vocab_, token, /* special = */ is_shown));
     }
     if (!is_eog && branch.n_logprobs >= 0) {
-        event.logprobs =
-            logprobs(llama_get_logits_ith(ctx_, i_logits), llama_vocab_n_tokens(vocab_), token, branch.n_logprobs);
+        event.logprobs = logprobs(logits, llama_vocab_n_tokens(vocab_), token, branch.n_logprobs);
     }
 
     kvf_finish reason = KVF_FINISH_NONE;
