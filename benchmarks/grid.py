@@ -19,7 +19,8 @@ class Task:
 
     Attributes:
         benchmark: "fan-out", "steps", "memory", "prefill" or "first_token".
-        contestant: Who: one of `CONTESTANTS` for a fan-out, of `LIBRARIES` for the others.
+        contestant: Who: one of `CONTESTANTS` for a fan-out, of `LIBRARIES` for the others; of
+            `steps` both of them, which take turns in one process.
         model: One of `MODELS`.
         branches: Branches of the fan-out.
         prefix: Tokens that they share; of `prefill` and `first_token`, the document's.
@@ -91,7 +92,7 @@ class Grid:
             for cell in product(self.prefixes, self.branches, self.generate):
                 prefix, branches, generate = cell
                 yield [Task("fan-out", name, model, branches, prefix, generate) for name in names]
-            yield [Task("steps", name, model) for name in LIBRARIES]
+            yield [Task("steps", "+".join(LIBRARIES), model)]
             yield [Task("memory", name, model) for name in LIBRARIES]
             for prefix in self.prefills:
                 yield [Task("prefill", name, model, prefix=prefix) for name in LIBRARIES]

@@ -25,7 +25,7 @@ class Job:
     """What to measure.
 
     Attributes:
-        contestant: Who is measured; a program may serve several.
+        contestant: Who is measured; a program may serve several, also several in turn ("a+b").
         model_path: The model file.
         threads: Threads, for everything.
         document: What all branches read.
@@ -77,6 +77,7 @@ class Found:
         generated: Tokens that were generated.
         cells: Cells of the KV cache that were in use.
         peak: Bytes of memory that the process had at its peak.
+        contestant: Whose it is, of those that the process measured; None: there was only one.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Found:
     generated: int | None = None
     cells: int | None = None
     peak: int | None = None
+    contestant: str | None = None
 
 
 def serve(measure: Callable[[Job], Iterable[Found]]) -> None:

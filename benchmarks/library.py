@@ -20,6 +20,7 @@ class Library:
     """The bindings of `llama.h`, and how to fork and drop a sequence."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.ours = name != "stock"
         self.c: ModuleType
         if self.ours:
@@ -76,6 +77,11 @@ class Library:
         if self.ours:
             return int(self._n_cells_used(memory))
         return sum(self.c.llama_memory_seq_pos_max(memory, seq) + 1 for seq in range(n_seq))
+
+    def cut(self, memory: Any, seq: int, n_tokens: int) -> None:
+        """Make a sequence its first `n_tokens` tokens."""
+        if not self.c.llama_memory_seq_rm(memory, seq, n_tokens, -1):
+            raise RuntimeError("llama_memory_seq_rm failed")
 
     def drop(self, memory: Any, seq: int) -> None:
         if self.ours:

@@ -37,7 +37,7 @@ def report(all_results: Results) -> Path:
     text += tables(summaries)
     text += [f"![{plot.stem}]({plot.name})" for plot in plots]
     path.write_text("\n\n".join(text) + "\n", "utf-8")
-    if all_results["grid"] == README_GRID:
+    if all_results["grid"] == README_GRID and summaries.cells():
         README.write_text(with_block(README.read_text("utf-8"), readme_block(all_results)), "utf-8")
     return path
 

@@ -56,13 +56,16 @@ def run(grid_name: str, only: Mapping[str, Collection[str]]) -> Results:
 
 def one_round(task: Task, threads: int, limit: float) -> dict[str, Any]:
     """Measure a task once."""
-    program, stock = task.benchmark, task.contestant == "stock"
+    program, stock = task.benchmark, "stock" in task.contestant.split("+")
     if task.benchmark == "fan-out":
         contestant = CONTESTANTS[task.contestant]
         program, stock = f"contestants.{contestant.program}", contestant.stock_library
     job = make_job(task, threads)
     outcome = measure(program, job, stock=stock, limit=limit, log=UNFINISHED / "log.txt")
-    found = [f"{one['name']} {one['seconds']:.4g} s" for one in outcome.found]
+    found = [
+        f"{one['contestant'] or ''} {one['name']} {one['seconds']:.4g} s".lstrip()
+        for one in outcome.found
+    ]
     say(outcome.error or f"{', '.join(found)}; {outcome.wall:.0f} s in all")
     if outcome.others > outcome.wall / 10:
         say(f"the machine is busy: others took {outcome.others:.0f} s of CPU time meanwhile")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from benchmarks.contestants import CONTESTANTS
@@ -90,7 +90,8 @@ class Summaries:
             if one["error"]:
                 self.errors[task] = one["error"]
             for found in one["found"]:
-                rounds[task, found["name"]].append(found)
+                whose = found.get("contestant") or task.contestant
+                rounds[replace(task, contestant=whose), found["name"]].append(found)
         self.found = {
             (task, name): Summary(
                 seconds=tuple(one["seconds"] for one in found),

@@ -51,7 +51,9 @@ def test_the_full_grid_is_everything() -> None:
         cells = {(task.branches, task.prefix, task.generate) for task in fan_outs}
         assert len(cells) == 6 * 3 * 2
         assert len(fan_outs) == len(cells) * len(CONTESTANTS)
-        for benchmark in ("steps", "memory", "prefill", "first_token"):
+        steps = [task.contestant for task in of_model if task.benchmark == "steps"]
+        assert steps == ["+".join(LIBRARIES)]  # in turn
+        for benchmark in ("memory", "prefill", "first_token"):
             libraries = {task.contestant for task in of_model if task.benchmark == benchmark}
             assert libraries == set(LIBRARIES)
 

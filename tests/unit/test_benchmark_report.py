@@ -140,6 +140,23 @@ def test_parts_are_compared_with_llama_cpp(recorded: dict[str, Any]) -> None:
         assert float(ratio.replace(",", "")) > 0
 
 
+def test_a_process_that_measures_both_is_a_measurement_of_each(recorded: dict[str, Any]) -> None:
+    times = {"stock": (0.04, 0.03, 0.05), "kvfork": (0.02, 0.01, 0.02)}
+    found = [
+        {"name": "decode 8 at 64", "seconds": s, "prefilled": None, "contestant": contestant}
+        for contestant, of_rounds in times.items()
+        for s in of_rounds
+    ]
+    task = Task("steps", "stock+kvfork", "SmolLM2")
+    one = {**dataclasses.asdict(task), "error": "", "over": False, "found": found}
+    recorded["measurements"].append(one)
+    summaries = Summaries(recorded)
+    assert {task.contestant for task in summaries.tasks("steps")} == set(times)
+    *_, table = tables(summaries)
+    row = ["40.0 ms (30.0 to 50.0)", "20.0 ms (10.0 to 20.0)", "2.00"]
+    assert rows(table)["decode step, 8 branches, 64 shared"] == row
+
+
 def test_memory_is_cells_and_the_peak_of_the_process(recorded: dict[str, Any]) -> None:
     for contestant, cells, peak in (("stock", 224_512, 6 * 2**30), ("kvfork", 8_256, 400 * 2**20)):
         task = Task("memory", contestant, "SmolLM2")
