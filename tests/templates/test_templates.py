@@ -223,6 +223,6 @@ def test_an_answer_follows_a_schema_and_is_read(name):
     # some insist on a fence around it, some on a channel
     forms = ("{}", "```json\n{}\n```", "<|channel|>final<|message|>{}", "<|message|>{}")
     answers = [before + form.replace("{}", json.dumps(ARGUMENTS)) for form in forms]
-    (answer, *_) = [answer for answer in answers if follows(rendered, answer)[0]]
+    (answer,) = [answer for answer in answers if follows(rendered, answer)[0]]
     assert not follows(rendered, answer.replace("2", "true"))[0]
     assert json.loads(read(rendered, answer, 3)["content"]) == ARGUMENTS
