@@ -11,11 +11,12 @@ from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough, ensure_config
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langgraph_kvfork._checks import require
+from langgraph_kvfork._graph_place import node_path
 from langgraph_kvfork._schema import check_schema
 from langgraph_kvfork.errors import InvalidRequestError, StructuredOutputError
 
@@ -104,6 +105,7 @@ def structured_output(
         "schema": schema or converted,
     }
     model: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
+    title = converted.get("title", "JSON object")
     parser: Runnable[AIMessage, Any]
     if method == "function_calling":
         tool: Any = _tool(converted) if isinstance(schema, dict) else schema
@@ -116,15 +118,18 @@ def structured_output(
             **kwargs,
         )
         if model:
-            parser = _PydanticToolParser(tools=[model], first_tool_only=True)
+            parser = _PydanticToolParser(title=title, tools=[model], first_tool_only=True)
         else:
-            parser = _JsonToolParser(key_name=converted["title"], first_tool_only=True)
+            parser = _JsonToolParser(title=title, key_name=title, first_tool_only=True)
     else:
         kind: dict[str, Any] = {"type": "json_object"}
         if method == "json_schema":
             kind = {"type": "json_schema", "json_schema": {"schema": converted}}
         bound = llm.bind(response_format=kind, ls_structured_output_format=described, **kwargs)
-        parser = _PydanticParser(pydantic_object=model) if model else _JsonParser()
+        if model:
+            parser = _PydanticParser(title=title, pydantic_object=model)
+        else:
+            parser = _JsonParser(title=title)
     return _with_raw(bound, parser) if include_raw else bound | parser
 
 
@@ -151,35 +156,49 @@ def _with_raw(
 class _WholeAnswer:
     """A parser that refuses what was cut off; LangChain's own would repair and take it."""
 
+    title: str
+
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         message = result[0].message if isinstance(result[0], ChatGeneration) else None
         if isinstance(message, AIMessage):
-            _refuse_cut(message)
+            _refuse_cut(message, self.title)
         return super().parse_result(result, partial=partial)  # type: ignore[misc]
 
 
 class _JsonParser(_WholeAnswer, JsonOutputParser):
-    pass
+    title: str
 
 
 class _PydanticParser(_WholeAnswer, PydanticOutputParser[Any]):
-    pass
+    title: str
 
 
 class _JsonToolParser(_WholeAnswer, JsonOutputKeyToolsParser):
-    pass
+    title: str
 
 
 class _PydanticToolParser(_WholeAnswer, PydanticToolsParser):
-    pass
+    title: str
 
 
-def _refuse_cut(message: AIMessage) -> None:
+def _refuse_cut(message: AIMessage, title: str) -> None:
     if message.response_metadata.get("finish_reason") != "length":
         return
     text = message.response_metadata.get("raw_text", message.text)
+    usage = message.usage_metadata
+    tokens = f" after {usage['output_tokens']:,} tokens" if usage else ""
     raise StructuredOutputError(
-        "The answer was cut off before it was whole: raise max_tokens (or n_ctx, if the context is "
-        f"full), or ask for less. It is, so far: {text}",
+        f"The answer{_place()} was cut off{tokens}, before its {title} was whole: raise "
+        "max_tokens, for all calls or, with llm.with_structured_output(..., max_tokens=...), for "
+        "these alone; or n_ctx, if the context is full; or ask for less. It is, so far: "
+        f"{text}",
         llm_output=text,
     )
+
+
+def _place() -> str:
+    """Return whose answer it is, for a sentence; outside of a graph and a `ForkNode`, nothing."""
+    metadata = ensure_config().get("metadata", {})
+    names = {"node": node_path(metadata), "branch": metadata.get("kvfork_branch")}
+    told = ", ".join(f"{kind} {name!r}" for kind, name in names.items() if name)
+    return f" of {told}" if told else ""

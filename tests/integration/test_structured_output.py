@@ -7,11 +7,12 @@ import pytest
 from helpers import call
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.graph import START, StateGraph
 from pydantic import BaseModel, Field
 from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
-from langgraph_kvfork import InvalidRequestError, StructuredOutputError
+from langgraph_kvfork import ForkBranch, ForkNode, InvalidRequestError, StructuredOutputError
 
 TEXT = "John is 33 years old."
 
@@ -43,6 +44,11 @@ class Nested(BaseModel):
     parent: Person
     children: list[Person] = Field(max_length=1)
     town: Optional[str] = None  # noqa: UP045 - the form that people use
+
+
+class State(TypedDict):
+    messages: list
+    branches: dict
 
 
 SCHEMA = Person.model_json_schema()
@@ -134,7 +140,10 @@ def test_an_answer_that_is_cut_off_is_an_error_that_keeps_its_text(
 ):
     short = llm.model_copy(update={"max_tokens": max_tokens})
     structured = short.with_structured_output(schema, method=method)
-    with pytest.raises(StructuredOutputError, match="raise max_tokens") as caught:
+    said = (
+        rf"^The answer was cut off after {max_tokens} tokens, before its Person.* was whole: raise"
+    )
+    with pytest.raises(StructuredOutputError, match=said) as caught:
         structured.invoke(TEXT)
     assert caught.value.llm_output
     assert caught.value.llm_output in str(caught.value)
@@ -146,6 +155,20 @@ def test_an_answer_that_is_cut_off_is_an_error_that_keeps_its_text(
     assert isinstance(both["parsing_error"], StructuredOutputError)
     raw = both["raw"]
     assert raw.response_metadata.get("raw_text", raw.text) == caught.value.llm_output
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+async def test_the_error_says_which_branch_of_which_node_was_cut_off(
+    llm, engine, method, asynchronous
+):
+    graph = StateGraph(State)
+    person = ForkBranch(TEXT, llm.with_structured_output(Person, method=method, max_tokens=6))
+    graph.add_node("panel", ForkNode(llm, {"who": person, "why": "Why?"}))
+    graph.add_edge(START, "panel")
+    said = "of node 'panel', branch 'who' was cut off after 6 tokens, before its Person was whole"
+    with pytest.raises(StructuredOutputError, match=said):
+        await call(graph.compile(), {"messages": []}, asynchronous=asynchronous)
 
 
 def test_what_is_wrong_is_refused_at_once(llm):
