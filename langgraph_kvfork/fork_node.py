@@ -53,7 +53,8 @@ class ForkNode(Runnable[Any, Any]):
         n: Instead of branches: how many answers to give to the shared messages alone. With a `seed`
             the answers' seeds are `seed`, `seed + 1`, …
         messages_key: The state's key of the shared messages.
-        output_key: The state's key of the answers.
+        output_key: The state's key of the answers. The graph's state must have it: LangGraph drops
+            updates of keys that it does not know, and says nothing.
         output: "dict": its value is a dict, by the branches' names; "list": a list, in their order;
             "reduce": each answer is an update of its own, for the key's reducer, as if the branches
             were nodes. None: as the branches are given.

@@ -68,7 +68,8 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         is_solution: Whether a path has arrived. After a round with such paths the search ends, and
             only those are kept.
         messages_key: The state's key of the messages.
-        output_key: The state's key of the paths that were kept, the best first.
+        output_key: The state's key of the paths that were kept, the best first. The graph's state
+            must have it, as for a `ForkNode`.
 
     Raises:
         InvalidRequestError: An argument is wrong; from `invoke`: the state has no messages, `score`
