@@ -45,15 +45,18 @@ def mermaid(report: ForkReport) -> str:
     rows = _rows(report)
     row_of = {(call.model, call.id): i for i, row in enumerate(rows) for call in row.calls}
     lines = ["flowchart LR"]
-    for i, row in enumerate(rows):
-        counts = [f"{row.count(name):,} {name}" for name in ("prefilled", "generated")]
-        lines.append(f'  n{i}["{_mermaid_text(row.name)}<br/>{"<br/>".join(counts)}"]')
     forks: Counter[tuple[int | None, int]] = Counter()
     for i, row in enumerate(rows):
         for call in row.calls:
             if call.forked_tokens:
                 parent = None if call.parent is None else row_of.get((call.model, call.parent))
                 forks[parent, i] += call.forked_tokens
+    for i, row in enumerate(rows):
+        counts = [f"{len(row.calls):,} calls"] if len(row.calls) > 1 else []
+        counts += [f"{row.count(name):,} {name}" for name in ("prefilled", "generated")]
+        if among := forks.pop((i, i), 0):  # an arrow from a box to itself says nothing
+            counts.append(f"{among:,} forked from one another")
+        lines.append(f'  n{i}["{_mermaid_text(row.name)}<br/>{"<br/>".join(counts)}"]')
     if any(parent is None for parent, _ in forks):
         lines.append('  earlier(["earlier"])')
     for (parent, i), tokens in forks.items():
@@ -101,9 +104,10 @@ def _rows(report: ForkReport) -> list[_Row]:
 
 
 def _sentences(report: ForkReport) -> list[str]:
-    n, saved = report.prompt_tokens, report.saved_tokens
+    n, saved, ahead = report.prompt_tokens, report.saved_tokens, report.ahead_tokens
     lines = [
         f"Without sharing, {n:,} tokens would have been prefilled; {report.prefilled_tokens:,} were"
+        + (f", {ahead:,} of them ahead" if ahead else "")
         + (f": {saved:,} ({100 * saved / n:.0f} %) saved." if n else ".")
     ]
     rate, saved_ms = report.prefill_ms_per_token, report.estimated_saved_ms

@@ -144,8 +144,16 @@ class ForkReport(BaseCallbackHandler):
         return sum(call.generated_tokens for call in self.calls)
 
     @property
+    def ahead_tokens(self) -> int:
+        """Tokens that were prefilled ahead: by `PrefillNode`s, whose prompts nobody answers."""
+        return sum(call.prefilled_tokens for call in self.calls if call.kind == "prefill")
+
+    @property
     def saved_tokens(self) -> int:
-        """Tokens that sharing saved; below 0 if more was prefilled ahead than was used."""
+        """Tokens that sharing saved; below 0 if more was prefilled ahead than was used.
+
+        That is what answers took from forks, less `ahead_tokens`, which had to be computed for it.
+        """
         return self.prompt_tokens - self.prefilled_tokens
 
     @property
@@ -201,6 +209,7 @@ class ForkReport(BaseCallbackHandler):
             "prefilled_tokens": self.prefilled_tokens,
             "forked_tokens": self.forked_tokens,
             "generated_tokens": self.generated_tokens,
+            "ahead_tokens": self.ahead_tokens,
             "saved_tokens": self.saved_tokens,
             "prefill_ms_per_token": self.prefill_ms_per_token,
             "estimated_saved_ms": self.estimated_saved_ms,

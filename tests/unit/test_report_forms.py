@@ -51,6 +51,8 @@ def test_totals_are_of_what_was_computed_and_saved_is_against_answers_alone(repo
     assert report.forked_tokens == 3000
     assert report.generated_tokens == 20
     assert report.saved_tokens == report.prompt_tokens - report.prefilled_tokens
+    # and that is what answers took from forks, less what was prefilled ahead for them
+    assert report.saved_tokens == report.forked_tokens - report.ahead_tokens == 3000 - 1000
 
 
 def test_the_time_saved_is_an_estimate_from_the_runs_own_prefills(report):
@@ -85,7 +87,10 @@ def test_as_text(report):
     assert lines[5].split() == ["outside", "of", "a", "graph", "1", "0", "7", "5"]
     assert lines[6].split() == ["total", "5", "3,000", "1,137", "20"]
     assert len({len(line) for line in lines[:7]}) == 1
-    assert "2,000 (64 %) saved" in lines[8]
+    assert lines[8] == (
+        "Without sharing, 3,137 tokens would have been prefilled; 1,137 were, 1,000 of them ahead: "
+        "2,000 (64 %) saved."
+    )
     assert lines[9] == (
         "At the 0.088 ms per token that this run's own prefills took, that is about 176 ms: an "
         "estimate."
@@ -109,6 +114,22 @@ def test_as_mermaid_every_fork_is_an_arrow(report):
         '  n0 -- "1,000 forked" --> n1',
         '  n0 -- "1,000 forked" --> n2',
         '  earlier -- "1,000 forked" --> n3',
+    ]
+
+
+def test_a_row_of_several_calls_has_no_arrow_to_itself(report):
+    report.calls = [
+        call("expert", "", 1, None, 100, 0),
+        call("expert", "", 2, 1, 110, 90),
+        call("expert", "", 3, 2, 110, 90),
+        call("join", "", 4, 3, 130, 100),
+    ]
+    assert report.mermaid().splitlines() == [
+        "flowchart LR",
+        '  n0["expert<br/>3 calls<br/>140 prefilled<br/>15 generated'
+        '<br/>180 forked from one another"]',
+        '  n1["join<br/>30 prefilled<br/>5 generated"]',
+        '  n0 -- "100 forked" --> n1',
     ]
 
 
