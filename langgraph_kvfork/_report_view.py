@@ -121,10 +121,10 @@ def _sentences(report: ForkReport) -> list[str]:
             f"Forks shared {size(report.shared_bytes)} of the KV cache instead of holding it again."
         )
     if report.unfinished:
-        lines.append(
-            f"{report.unfinished:,} calls failed, were cancelled or still run; what they computed "
-            "is not counted."
-        )
+        other = report.unfinished - report.cancelled
+        counts = {"cancelled": report.cancelled, "failed or still running": other}
+        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        lines.append(f"Calls that are not counted: {told}.")
     return lines
 
 

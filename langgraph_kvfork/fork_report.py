@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
 import os
 import time
+import weakref
 from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from dataclasses import asdict, dataclass, fields
@@ -23,7 +26,7 @@ from typing_extensions import Self
 from langgraph_kvfork._answer import PROVIDER
 from langgraph_kvfork._graph_place import node_path
 from langgraph_kvfork._report_view import html, mermaid, text
-from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.errors import BranchCancelledError, InvalidRequestError
 from langgraph_kvfork.prefill_node import PREFILL_EVENT
 
 PAGE = 64
@@ -113,9 +116,9 @@ class ForkReport(BaseCallbackHandler):
 
     def __init__(self) -> None:
         self.calls: list[ReportedCall] = []
-        self._n_failed = 0
+        self._n_failed = self._n_cancelled = 0
         self._begin = time.perf_counter()
-        self._open: dict[UUID, tuple[str, str]] = {}
+        self._open: dict[UUID, _OpenCall] = {}
         self._token: Token[ForkReport | None] | None = None
         self._outer: ForkReport | None = None
 
@@ -200,7 +203,12 @@ class ForkReport(BaseCallbackHandler):
     @property
     def unfinished(self) -> int:
         """Calls that failed, were cancelled or still run; what they computed is not counted."""
-        return self._n_failed + len(self._open)
+        return self._n_failed + self._n_cancelled + len(self._open)
+
+    @property
+    def cancelled(self) -> int:
+        """How many of these were cancelled, or are of streams that were left early."""
+        return self._n_cancelled + sum(call.is_over() for call in self._open.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as JSON has it."""
@@ -215,6 +223,7 @@ class ForkReport(BaseCallbackHandler):
             "estimated_saved_ms": self.estimated_saved_ms,
             "shared_bytes": self.shared_bytes,
             "unfinished": self.unfinished,
+            "cancelled": self.cancelled,
             "calls": [asdict(call) for call in self.calls],
         }
 
@@ -242,7 +251,8 @@ class ForkReport(BaseCallbackHandler):
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             report.calls = [ReportedCall(**{n: call[n] for n in names}) for call in data["calls"]]
-            report._n_failed = int(data["unfinished"])
+            report._n_cancelled = int(data["cancelled"])
+            report._n_failed = int(data["unfinished"]) - report._n_cancelled
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InvalidRequestError(
                 f"path={os.fspath(path)!r} is no saved report: give a file that ForkReport.save "
@@ -299,7 +309,7 @@ class ForkReport(BaseCallbackHandler):
     ) -> None:
         """Remember where a call of ours belongs."""
         if metadata is not None and metadata.get("ls_provider") == PROVIDER:
-            self._open[run_id] = _place(metadata)
+            self._open[run_id] = _OpenCall(_place(metadata), _this_task())
         if self._outer is not None:
             self._outer.on_chat_model_start(serialized, messages, run_id=run_id, metadata=metadata)
 
@@ -307,8 +317,8 @@ class ForkReport(BaseCallbackHandler):
         """Count a call that ended well."""
         if self._outer is not None:
             self._outer.on_llm_end(response, run_id=run_id)
-        place = self._open.pop(run_id, None)
-        if place is None:
+        call = self._open.pop(run_id, None)
+        if call is None:
             return
         for generation in _generations(response):
             message = generation.message
@@ -317,7 +327,7 @@ class ForkReport(BaseCallbackHandler):
                 continue  # LangChain's response cache knew it: nothing was computed
             metadata = message.response_metadata
             self._count(
-                place,
+                call.place,
                 "answer",
                 {
                     **metadata["fork"],
@@ -329,9 +339,12 @@ class ForkReport(BaseCallbackHandler):
             )
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Count a call that failed; of cancelled tasks LangChain does not tell."""
+        """Count a call that failed, or was cancelled."""
         if self._open.pop(run_id, None) is not None:
-            self._n_failed += 1
+            if isinstance(error, _CANCELLED):
+                self._n_cancelled += 1
+            else:
+                self._n_failed += 1
         if self._outer is not None:
             self._outer.on_llm_error(error, run_id=run_id)
 
@@ -372,6 +385,36 @@ class ForkReport(BaseCallbackHandler):
                 cell_bytes=numbers["cell_bytes"],
             )
         )
+
+
+_CANCELLED = (asyncio.CancelledError, BranchCancelledError, GeneratorExit)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenCall:
+    """A call that LangChain has told nothing of but its beginning.
+
+    Attributes:
+        place: Its node and branch.
+        task: The task that it runs in; None if in none.
+    """
+
+    place: tuple[str, str]
+    task: weakref.ref[asyncio.Task[Any]] | None
+
+    def is_over(self) -> bool:
+        """Return whether its task was cancelled under it, which LangChain tells nobody."""
+        if self.task is None:
+            return False
+        task = self.task()
+        return task is None or task.done()
+
+
+def _this_task() -> weakref.ref[asyncio.Task[Any]] | None:
+    task = None
+    with contextlib.suppress(RuntimeError):  # no event loop runs here
+        task = asyncio.current_task()
+    return None if task is None else weakref.ref(task)
 
 
 def _place(metadata: dict[str, Any]) -> tuple[str, str]:

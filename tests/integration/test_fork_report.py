@@ -15,6 +15,7 @@ from langgraph_kvfork import (
     ContextOverflowError,
     Engine,
     EngineParams,
+    ForkBranch,
     ForkNode,
     ForkReport,
     PrefillNode,
@@ -111,12 +112,27 @@ async def test_calls_that_failed_or_were_cancelled_are_told_of(llm, engine, exce
             llm.invoke("word " * 6000)
         task = asyncio.create_task(endless.ainvoke("Tell me a story."))
         await asyncio.sleep(0.3)
+        assert (report.unfinished, report.cancelled) == (2, 0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        assert (report.unfinished, report.cancelled) == (2, 1)
+        for _ in endless.stream("Tell me a story."):
+            break
         llm.invoke("Hello.")
-    assert report.unfinished == 2
+    assert (report.unfinished, report.cancelled) == (3, 2)
     assert len(report.calls) == 1
     wait_until(lambda: idle(engine))
+
+
+@both
+async def test_branches_that_lost_a_race_were_cancelled(llm, engine, asynchronous):
+    endless = llm.model_copy(update={"max_tokens": None, "ignore_eos": True})
+    branches = {"short": "Why?", "a": ForkBranch("How?", endless), "b": ForkBranch("Who?", endless)}
+    state = {"messages": [HumanMessage("A fork.")]}
+    with ForkReport() as report:
+        await call(ForkNode(llm, branches, race=True), state, asynchronous=asynchronous)
+    assert (report.unfinished, report.cancelled) == (2, 2)
+    assert str(report).endswith("Calls that are not counted: 2 cancelled.")
 
 
 def test_what_langchains_response_cache_knew_was_not_computed(llm, engine):

@@ -41,7 +41,7 @@ def report():
         call("join", "", 4, 99, 1100, 1000),
         call("", "", 5, None, 7, 0),
     ]
-    report._n_failed = 2
+    report._n_failed, report._n_cancelled = 2, 1
     return report
 
 
@@ -96,7 +96,7 @@ def test_as_text(report):
         "estimate."
     )
     assert lines[10] == ("Forks shared 6 MiB of the KV cache instead of holding it again.")
-    assert lines[11].startswith("2 calls failed, were cancelled or still run")
+    assert lines[11] == "Calls that are not counted: 1 cancelled, 2 failed or still running."
     assert repr(report) == (
         "<ForkReport: 5 calls, 1,137 tokens prefilled, 3,000 forked, 2,000 saved>"
     )
@@ -189,7 +189,7 @@ def test_as_text_for_a_narrow_terminal(report):
     assert max(map(len, lines)) <= 48
     assert lines[2].split()[0] == "panel"
     assert "…" in text(report, 40)
-    assert " ".join(lines).endswith("what they computed is not counted.")
+    assert " ".join(lines).endswith("2 failed or still running.")
     # words are never broken, and what goes on is indented
     assert fold("label: one two\n\nthree", 10, 7) == "label: one\n       two\n\nthree"
     assert fold("a/long/path", 5) == "a/long/path"
