@@ -1,4 +1,4 @@
-"""Arguments of other chat models that run llama.cpp, and what they are here: docs/migration.md."""
+"""Arguments of other chat models and programs, and what they are here: docs/migration.md."""
 
 from __future__ import annotations
 
@@ -36,5 +36,23 @@ OTHER_NAMES = {
     "client_kwargs": _NO_SERVER,
     "async_client_kwargs": _NO_SERVER,
     "sync_client_kwargs": _NO_SERVER,
+    # elsewhere, where no name here is alike, or the wrong one
+    "context_size": "it is n_ctx here",
+    "context_length": "it is n_ctx here",
+    "context_window": "it is n_ctx here",
+    "ctx_size": "it is n_ctx here",
+    "max_model_len": "it is n_ctx here",
+    "n_predict": "it is max_tokens here; -1 is None",
+    "batch_size": "it is n_batch here",
+    "n_parallel": "it is n_seq_max here, and need not be given",
+    "max_num_seqs": "it is n_seq_max here, and need not be given",
+    "cache_prompt": "it is share_prefix here, and on by default",
+    "think": "it is reasoning here, and on by default",
+    "tools": "bind_tools binds them",
+    "tool_choice": "bind_tools binds it",
+    "response_format": "with_structured_output binds a schema",
+    "system_prompt": 'begin the messages with ("system", ...)',
+    "repo_id": "from_pretrained downloads a model",
+    "n": "ForkNode(llm, n=...) gives several answers",
 }
 """What to say to somebody who gives one of these, by its name."""

@@ -19,6 +19,9 @@ TABLES = {
     for name, section in SECTIONS.items()
 }
 ROWS = [(name, *row) for name, rows in TABLES.items() for row in rows]
+# names of other programs, which have no table that is compared
+OTHERS = re.findall(r"^\| `(\w+)` \| (.*) \|$", TEXT.split("\n## From other")[1], re.MULTILINE)
+ROWS += [("other programs", *row) for row in OTHERS]
 WHERE = {
     "ChatLlamaCpp": "langchain_community.chat_models.llamacpp",
     "ChatOllama": "langchain_ollama.chat_models",
