@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from langgraph_kvfork._other_names import OTHER_NAMES
 from langgraph_kvfork.errors import InvalidRequestError
@@ -104,21 +104,33 @@ def _shown(value: object) -> str:
     return text if len(text) <= _LONG else f"{text[:_LONG]}..."
 
 
-def refuse_unknown(names: Iterable[str], known: Iterable[str], owner: str) -> None:
+def refuse_unknown(
+    names: Iterable[str],
+    known: Iterable[str],
+    owner: str,
+    elsewhere: Mapping[str, str] = OTHER_NAMES,
+) -> None:
     """Refuse argument names that nobody would read.
+
+    Args:
+        names: The names that were given.
+        known: The names that there are.
+        owner: What has them, for the message.
+        elsewhere: Names that others have, and what to say to somebody who gives one.
 
     Raises:
         InvalidRequestError: One of `names` is not in `known`; the message says what it is here, if
-            it is another model's, or offers the closest ones.
+            it is in `elsewhere`, or offers the closest ones.
     """
     known = known if isinstance(known, frozenset) else frozenset(known)
     for name in names:
         if name not in known:
-            raise InvalidRequestError(f"{owner} has no argument {name!r}{_hint(name, known)}")
+            hint = _hint(name, known, elsewhere)
+            raise InvalidRequestError(f"{owner} has no argument {name!r}{hint}")
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    if name in OTHER_NAMES:
-        return f": {OTHER_NAMES[name]}."
+def _hint(name: str, known: Iterable[str], elsewhere: Mapping[str, str]) -> str:
+    if name in elsewhere:
+        return f": {elsewhere[name]}."
     close = difflib.get_close_matches(name, known, n=3)
     return f". Did you mean {' or '.join(close)}?" if close else "."

@@ -50,13 +50,17 @@ def check_branches(name: str, branches: object) -> Branches:
         )
     for key, spec in _items(branches):
         require(is_c_text(key) and bool(key), name, {key: spec}, "name it with text")
+        where = f"{name}[{key if isinstance(branches, Sequence) else repr(key)}]"
+        asked = spec.messages if isinstance(spec, ForkBranch) else spec
         require(
-            isinstance(spec, ForkBranch) or callable(spec) or is_messages(spec),
-            f"{name}[{key if isinstance(branches, Sequence) else repr(key)}]",
+            callable(asked) or is_messages(asked),
+            where,
             spec,
-            "give text, a list of messages, a function of the state that returns one of these, or "
-            "a ForkBranch",
+            "give text, a list of messages, a function of the state that returns one of these, or, "
+            "for a model of its own, ForkBranch(messages, llm)",
         )
+        if not callable(asked):
+            to_messages(where, asked)
     return branches
 
 

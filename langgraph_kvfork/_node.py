@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableSequence
 
-from langgraph_kvfork._checks import is_c_text, require
+from langgraph_kvfork._checks import is_c_text, refuse_unknown, require
 from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.request import Request
+
+_Class = TypeVar("_Class", bound=type)
+
+_OF_THE_MODEL = {
+    field.name: f"it is the model's, llm.bind({field.name}=...)"
+    for field in fields(Request)
+    if field.name != "answer_format"  # rendering finds that out
+}
+
+
+def refusing_unknown_arguments(cls: _Class) -> _Class:
+    """Let a class refuse unknown arguments as `ChatKVFork` does: with what may be meant."""
+    construct = cls.__init__  # type: ignore[misc]
+    known = frozenset(inspect.signature(construct).parameters) - {"self"}
+
+    @functools.wraps(construct)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        refuse_unknown(kwargs, known, cls.__name__, _OF_THE_MODEL)
+        construct(self, *args, **kwargs)
+
+    cls.__init__ = checked  # type: ignore[misc]
+    return cls
 
 
 def check_key(name: str, key: object) -> None:
@@ -39,10 +65,10 @@ def state_value(state: Any, key: str, what: str) -> Any:
         if hasattr(state, key):
             return getattr(state, key)
         known = ", ".join(vars(state)) if hasattr(state, "__dict__") else "none"
-    named = "messages_key" if what == "messages" else what
+    argument = "messages_key" if what == "messages" else what
     raise InvalidRequestError(
-        f"The graph's state has no key {key!r}: put the {what} there, or name their key with "
-        f"{named}. Keys that it has: {known}."
+        f"The graph's state has no key {key!r} yet: put the {what} there, or give the key that has "
+        f'them as {argument}="...". Keys that it has: {known}.'
     )
 
 

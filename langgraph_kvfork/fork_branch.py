@@ -10,6 +10,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 
 from langgraph_kvfork._checks import require
+from langgraph_kvfork._node import refusing_unknown_arguments
 
 Messages: TypeAlias = str | BaseMessage | Sequence[Any]
 """Text of a human's message, a message, or messages in any form that LangChain takes."""
@@ -18,6 +19,7 @@ BranchMessages: TypeAlias = Union[Messages, Callable[[Any], Messages]]  # noqa: 
 """What a branch adds to the shared messages: these, or what a function of the state returns."""
 
 
+@refusing_unknown_arguments
 @dataclass(frozen=True, slots=True)
 class ForkBranch:
     """A branch with a model of its own.
@@ -39,6 +41,12 @@ class ForkBranch:
     llm: Runnable[Any, Any] | None = None
 
     def __post_init__(self) -> None:
+        require(
+            not isinstance(self.messages, Runnable),
+            "messages",
+            self.messages,
+            "give what to ask first, and the model after it: ForkBranch(messages, llm)",
+        )
         require(
             callable(self.messages) or is_messages(self.messages),
             "messages",

@@ -23,11 +23,12 @@ from langgraph_kvfork._fork_plan import (
 )
 from langgraph_kvfork._fork_results import ForkResults, OnError, Output, Race
 from langgraph_kvfork._graph_place import stream_writer
-from langgraph_kvfork._node import check_key, state_value
+from langgraph_kvfork._node import check_key, refusing_unknown_arguments, state_value
 from langgraph_kvfork._token_stream import Listener, told_tokens
 from langgraph_kvfork.fork_branch import BranchSource
 
 
+@refusing_unknown_arguments
 class ForkNode(Runnable[Any, Any]):
     """Answers the state's messages once per branch, all at a time, each with an ending of its own.
 

@@ -18,7 +18,12 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from langgraph_kvfork._checks import require
 from langgraph_kvfork._graph_place import stream_writer
-from langgraph_kvfork._node import check_key, state_value, underlying_model
+from langgraph_kvfork._node import (
+    check_key,
+    refusing_unknown_arguments,
+    state_value,
+    underlying_model,
+)
 from langgraph_kvfork.chat_model import ChatKVFork
 from langgraph_kvfork.errors import InvalidRequestError, KVForkError
 from langgraph_kvfork.events import PrefillProgress, Usage
@@ -40,6 +45,7 @@ async def _asame(event: dict[str, Any]) -> dict[str, Any]:
 _prefilled = RunnableLambda(_same, _asame, name="prefilled")
 
 
+@refusing_unknown_arguments
 class PrefillNode(Runnable[Any, dict[str, Any]]):
     """Prefills the state's messages, so that whatever begins with them afterwards only forks.
 

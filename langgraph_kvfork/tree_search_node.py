@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from langgraph_kvfork._checks import check_integer, is_number, require
 from langgraph_kvfork._fork_plan import sample_arguments, to_messages
-from langgraph_kvfork._node import check_key, state_value
+from langgraph_kvfork._node import check_key, refusing_unknown_arguments, state_value
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.fork_branch import ForkBranch, Messages, is_messages
 from langgraph_kvfork.fork_node import ForkNode
@@ -41,6 +41,7 @@ class SearchPath(TypedDict):
     score: float
 
 
+@refusing_unknown_arguments
 class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
     """Expands the state's messages into a tree of answers, scores them and keeps the best.
 

@@ -17,7 +17,14 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import CachePolicy, Command, RetryPolicy, interrupt
 
-from langgraph_kvfork import ChatKVFork, ForkBranch, ForkNode, InvalidRequestError
+from langgraph_kvfork import (
+    ChatKVFork,
+    ForkBranch,
+    ForkNode,
+    InvalidRequestError,
+    PrefillNode,
+    TreeSearchNode,
+)
 from langgraph_kvfork._cancel_scope import cancel_scope, current_scope
 
 LLM = ChatKVFork(model_path="/nonexistent.gguf")
@@ -71,12 +78,13 @@ async def test_branches_may_come_from_the_state(branches, expected, asynchronous
 @pytest.mark.parametrize(
     ("branches", "message"),
     [
-        ("missing", r"no key 'missing': put the branches there"),
+        ("missing", r"no key 'missing' yet: .* the key that has them as branches=\"\.\.\.\""),
         ("text", r"state\['text'\]='x' is not possible"),
         ("numbers", r"state\['numbers'\]\[1\]=2"),
         (lambda state: 1, r"branches\(state\)=1"),
-        (lambda state: {"a": [object()]}, r"branches\['a'\]=\[<object"),
-        (lambda state: {"a": [("nobody", "x")]}, r"branches\['a'\]=\[\('nobody'"),
+        (lambda state: {"a": [object()]}, r"branches\(state\)\['a'\]=\[<object"),
+        (lambda state: {"a": [("nobody", "x")]}, r"branches\(state\)\['a'\]=\[\('nobody'"),
+        (lambda state: {"a": lambda s: [("nobody", "x")]}, r"branches\['a'\]=\[\('nobody'"),
     ],
 )
 def test_what_is_no_branches_in_the_state_is_named(branches, message):
@@ -103,6 +111,28 @@ def test_a_wrong_branch_is_refused_when_it_is_made():
         ForkBranch("")
     with pytest.raises(InvalidRequestError, match="llm='x'"):
         ForkBranch("x", "x")
+    with pytest.raises(InvalidRequestError, match=r"^messages=.*: ForkBranch\(messages, llm\)\.$"):
+        ForkBranch(LLM, "Why?")
+    with pytest.raises(InvalidRequestError, match=r"^branches\['a'\]=\('Why\?', .*give text"):
+        ForkNode(LLM, {"a": ("Why?", ECHO)})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: ForkNode(LLM, ["x"], output_keys="a"),
+            "ForkNode .*'output_keys'.*mean output_key",
+        ),
+        (lambda: ForkNode(LLM, ["x"], max_tokens=8), r"ForkNode .*: .*, llm\.bind\(max_tokens="),
+        (lambda: ForkBranch("x", seed=8), r"ForkBranch .*: .*, llm\.bind\(seed="),
+        (lambda: PrefillNode(LLM, key="a"), "PrefillNode .*'key'"),
+        (lambda: TreeSearchNode(LLM, len, width=2), "TreeSearchNode .*'width'.*mean beam_width"),
+    ],
+)
+def test_an_unknown_argument_is_refused_by_name(make, message):
+    with pytest.raises(InvalidRequestError, match=message):
+        make()
 
 
 #
