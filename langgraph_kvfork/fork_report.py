@@ -161,14 +161,15 @@ class ForkReport(BaseCallbackHandler):
 
     @property
     def prefill_ms_per_token(self) -> float | None:
-        """What a prefilled token took in this run, in milliseconds; None if none was prefilled.
+        """What a prefilled token took in this run, in milliseconds; None if hardly any was.
 
         It is the time in which some call prefilled, by the tokens that were: what is prefilled or
-        decoded at the same time is computed in the same batches.
+        decoded at the same time is computed in the same batches. Of less than a page of 64 tokens
+        nothing is said: each would seem to take as long as a batch.
         """
-        computed = [call for call in self.calls if call.prefilled_tokens]
-        if not computed:
+        if self.prefilled_tokens < PAGE:
             return None
+        computed = [call for call in self.calls if call.prefilled_tokens]
         covered, end = 0.0, -math.inf
         for call in sorted(computed, key=lambda call: call.prefill_begin_ms):
             covered += max(call.prefill_end_ms - max(call.prefill_begin_ms, end), 0.0)
@@ -179,7 +180,7 @@ class ForkReport(BaseCallbackHandler):
     def estimated_saved_ms(self) -> float | None:
         """An estimate of the time saved: `saved_tokens` at this run's own `prefill_ms_per_token`.
 
-        None if nothing was prefilled, so that nothing was measured.
+        None if hardly anything was prefilled, so that nothing was measured.
         """
         rate = self.prefill_ms_per_token
         return None if rate is None else self.saved_tokens * rate

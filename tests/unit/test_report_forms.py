@@ -62,11 +62,14 @@ def test_the_time_saved_is_an_estimate_from_the_runs_own_prefills(report):
     # what was prefilled at the same time is counted once: here 20 ms, and 5 more
     report.calls = [replace(report.calls[0], ended_ms=t) for t in (200.0, 205.0, 202.0)]
     assert report.prefill_ms_per_token == pytest.approx(25 / 3000)
-    # where nothing was prefilled, nothing was measured
-    report.calls = [call("a", "", 1, None, 100, 100)]
-    assert report.prefill_ms_per_token is None
-    assert report.estimated_saved_ms is None
-    assert "estimate" not in str(report)
+    # where hardly anything was prefilled, nothing was measured
+    for forked in (1000, 1000 - 63):
+        report.calls = [call("a", "", 1, None, 1000, forked)]
+        assert report.prefill_ms_per_token is None
+        assert report.estimated_saved_ms is None
+        assert "estimate" not in str(report)
+    report.calls = [call("a", "", 1, None, 1000, 1000 - 64)]
+    assert report.prefill_ms_per_token == 20 / 64
 
 
 def test_the_memory_saved_is_of_whole_pages_and_of_known_models(report):
