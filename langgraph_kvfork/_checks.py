@@ -133,4 +133,5 @@ def _hint(name: str, known: Iterable[str], elsewhere: Mapping[str, str]) -> str:
     if name in elsewhere:
         return f": {elsewhere[name]}."
     close = difflib.get_close_matches(name, known, n=3)
+    close = close or sorted(k for k in known if k.startswith(name))[:3]
     return f". Did you mean {' or '.join(close)}?" if close else "."

@@ -101,6 +101,8 @@ def test_the_model_has_all_parameters_of_the_engine_and_of_requests_with_their_d
 def test_an_unknown_argument_is_refused_by_name():
     with pytest.raises(ValidationError, match=r"'n_cxt'.*Did you mean.*n_ctx"):
         ChatKVFork(model_path="model.gguf", n_cxt=4096)
+    with pytest.raises(ValidationError, match=r"'temp'. Did you mean temperature\?"):
+        ChatKVFork(model_path="model.gguf", temp=0)
 
 
 @pytest.mark.parametrize(
