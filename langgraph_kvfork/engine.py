@@ -490,6 +490,9 @@ _forked = False
 @atexit.register
 def _close_all() -> None:
     for engine in list(_alive):
+        if not engine.params.verbose:
+            # llama.cpp would tell of the computation that this aborts as of a failure
+            engine._native.kvf.kvf_set_log_level(_native.LogLevel.NONE)
         engine.close()
 
 

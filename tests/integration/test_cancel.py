@@ -3,6 +3,8 @@
 import _thread
 import asyncio
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -130,6 +132,16 @@ def test_a_branch_that_another_thread_cancels_says_so(engine):
     threading.Timer(0.2, branch.cancel).start()
     with pytest.raises(BranchCancelledError):
         list(branch)
+
+
+def test_a_process_that_ends_while_a_branch_is_computed_says_nothing(document):
+    program = (
+        "import sys; from langgraph_kvfork import ChatKVFork; "
+        "branch = ChatKVFork(n_ctx=4096).engine.generate(sys.argv[1]); next(branch)"
+    )
+    command = [sys.executable, "-c", program, document[0].content]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
