@@ -1,6 +1,8 @@
 # make demo      see it work: installs into .venv, builds, runs the demo
 # make test      everything that CI checks
 # make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
+# make test-vulkan  forks on a Vulkan device, Mesa's software one will do; on Debian and Ubuntu it needs
+#                the packages mesa-vulkan-drivers libvulkan-dev glslc spirv-headers: not in make test
 # make bench     measure beside the peers: 10 minutes (GRID=full: days)
 # make docs      the documentation, in build/site
 # make install   only install and build
@@ -22,7 +24,7 @@ PATCHES := vendor/llama.cpp-patches
 NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/include/* $(PATCHES)/*) scripts/llama_cpp_source.py
 CXX_ALL := $(wildcard csrc/*.cpp csrc/*.h csrc/include/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h)
 
-.PHONY: demo test sanitize bench docs install lint format clean native-tests stock FORCE
+.PHONY: demo test sanitize test-vulkan bench docs install lint format clean native-tests stock FORCE
 
 demo: install
 	$(BIN)/python -m langgraph_kvfork demo
@@ -118,6 +120,13 @@ build/sanitize-%: FORCE | $(STAMPS)/tools
 		-DKVFORK_BUILD_TESTS=ON -DKVFORK_SANITIZE=$(subst -,$(comma),$*)
 	$(TOOLS) cmake --build $@ --target kvfork-tests
 	$(TOOLS) ctest --test-dir $@ --output-on-failure
+
+test-vulkan: $(STAMPS)/tools
+	@$(TOOLS) cmake -S . -B build/vulkan -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+		-DKVFORK_BUILD_TESTS=ON -DGGML_VULKAN=ON || { echo "error: no Vulkan to build with; on Debian and Ubuntu:" \
+		"apt-get install mesa-vulkan-drivers libvulkan-dev glslc spirv-headers" >&2; exit 1; }
+	$(TOOLS) cmake --build build/vulkan --target test-llama-archs test_forks test_architectures
+	$(TOOLS) ctest --test-dir build/vulkan --output-on-failure -R '^vulkan_'
 
 # documentation; without the advertisement for what its makers do next
 docs: install

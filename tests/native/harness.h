@@ -1,6 +1,8 @@
 #pragma once
 
+#include "../src/llama-ext.h"
 #include "check.h"
+#include "ggml-backend.h"
 #include "kvfork.h"
 #include "scheduler.h"
 
@@ -46,6 +48,25 @@ struct Context {
     Context(const Model & model, const llama_context_params & params) {
         ctx.reset(llama_init_from_model(model.model.get(), params));
         CHECK(ctx);
+        check_device();
+    }
+
+    // where the tests are to run on a device, nothing of a cache may lie elsewhere
+    void check_device() const {
+        const char * name = std::getenv("KVFORK_TEST_DEVICE");
+        if (!name) {
+            return;
+        }
+        if (!ggml_backend_dev_by_name(name)) {
+            std::fprintf(stderr, "There is no device %s: its driver is missing.\n", name);
+            std::abort();
+        }
+        for (const auto & [type, memory] : llama_get_memory_breakdown(ctx.get())) {
+            if (memory.context > 0) {
+                CHECK(!ggml_backend_buft_is_host(type));
+                CHECK(std::string(name) == ggml_backend_dev_name(ggml_backend_buft_get_device(type)));
+            }
+        }
     }
 };
 
