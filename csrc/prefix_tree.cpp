@@ -64,6 +64,39 @@ void PrefixTree::erase(llama_seq_id seq) {
     prune(node);
 }
 
+// Visits what ends at or below a node, then what else does at or below its parent, and so on, until visit says no.
+// n_common tokens are those from the root to a point of the node's edge, n_edge of them on the edge.
+void PrefixTree::visit_around(const Node *                                      node,
+                              size_t                                            n_common,
+                              size_t                                            n_edge,
+                              const std::function<bool(llama_seq_id, size_t)> & visit) {
+    const Node * visited = nullptr;
+    for (;;) {
+        std::vector<const Node *> todo = { node };
+        while (!todo.empty()) {
+            const Node * below = todo.back();
+            todo.pop_back();
+            for (const llama_seq_id seq : below->seqs) {
+                if (!visit(seq, n_common)) {
+                    return;
+                }
+            }
+            for (const auto & [first, child] : below->children) {
+                if (child.get() != visited) {
+                    todo.push_back(child.get());
+                }
+            }
+        }
+        if (!node->parent) {
+            return;
+        }
+        n_common -= n_edge;
+        visited = node;
+        node    = node->parent;
+        n_edge  = node->edge.size();
+    }
+}
+
 void PrefixTree::match(const std::vector<llama_token> &                  tokens,
                        size_t                                            n_max,
                        const std::function<bool(llama_seq_id, size_t)> & visit) const {
@@ -85,29 +118,7 @@ void PrefixTree::match(const std::vector<llama_token> &                  tokens,
         node = next;
     }
 
-    // then up again: at each node, what hangs below it has n_common tokens in common, but for what was visited before
-    const Node * visited = nullptr;
-    while (n_common > 0) {
-        std::vector<const Node *> todo = { node };
-        while (!todo.empty()) {
-            const Node * below = todo.back();
-            todo.pop_back();
-            for (const llama_seq_id seq : below->seqs) {
-                if (!visit(seq, n_common)) {
-                    return;
-                }
-            }
-            for (const auto & [first, child] : below->children) {
-                if (child.get() != visited) {
-                    todo.push_back(child.get());
-                }
-            }
-        }
-        n_common -= n_edge;
-        visited = node;
-        node    = node->parent;
-        n_edge  = node->edge.size();
-    }
+    visit_around(node, n_common, n_edge, [&](llama_seq_id seq, size_t n) { return n > 0 && visit(seq, n); });
 }
 
 PrefixTree::Neighbour PrefixTree::nearest(llama_seq_id seq) const {
@@ -117,26 +128,14 @@ PrefixTree::Neighbour PrefixTree::nearest(llama_seq_id seq) const {
         n_common += above->edge.size();
     }
 
-    // what ends at or below the node, or else at or below its parent, which has more than this node or is the root
-    const Node * visited = nullptr;
-    for (; node; visited = node, n_common -= node->edge.size(), node = node->parent) {
-        std::vector<const Node *> todo = { node };
-        while (!todo.empty()) {
-            const Node * below = todo.back();
-            todo.pop_back();
-            for (const llama_seq_id other : below->seqs) {
-                if (other != seq) {
-                    return { other, n_common };
-                }
-            }
-            for (const auto & [first, child] : below->children) {
-                if (child.get() != visited) {
-                    todo.push_back(child.get());
-                }
-            }
+    Neighbour found;
+    visit_around(node, n_common, node->edge.size(), [&](llama_seq_id other, size_t n) {
+        if (other != seq) {
+            found = { other, n };
         }
-    }
-    return {};
+        return other == seq;
+    });
+    return found;
 }
 
 size_t PrefixTree::n_tokens() const {

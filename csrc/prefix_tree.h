@@ -56,6 +56,11 @@ class PrefixTree {
   private:
     struct Node;
 
+    static void visit_around(const Node *                                      node,
+                             size_t                                            n_common,
+                             size_t                                            n_edge,
+                             const std::function<bool(llama_seq_id, size_t)> & visit);
+
     Node * walk(Node * node, const llama_token * tokens, size_t n);
     Node * split(Node * node, size_t n);
     void   prune(Node * node);

@@ -493,11 +493,9 @@ void Scheduler::keep_for(llama_seq_id seq, const std::vector<kvf_run_id> & runs)
     const auto it = running_.find(seq);
     if (it == running_.end()) {
         snapshots_.keep_for(seq, runs);
-        return;
+    } else {
+        add_runs(it->second->runs, runs);
     }
-    std::vector<kvf_run_id> & all = it->second->runs;
-    std::copy_if(runs.begin(), runs.end(), std::back_inserter(all),
-                 [&](kvf_run_id run) { return std::find(all.begin(), all.end(), run) == all.end(); });
 }
 
 void Scheduler::drop(llama_seq_id snapshot) {

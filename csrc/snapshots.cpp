@@ -24,18 +24,21 @@ void Snapshots::use(llama_seq_id seq) {
     }
 }
 
+void add_runs(std::vector<kvf_run_id> & to, const std::vector<kvf_run_id> & runs) {
+    for (const kvf_run_id run : runs) {
+        if (std::find(to.begin(), to.end(), run) == to.end()) {
+            to.push_back(run);
+        }
+    }
+}
+
 void Snapshots::keep_for(llama_seq_id seq, const std::vector<kvf_run_id> & runs) {
     const auto it = snapshots_.find(seq);
     if (it == snapshots_.end()) {
         return;
     }
-    std::vector<kvf_run_id> all = living(it->second.runs); // the ended ones go, or it would grow
-    for (const kvf_run_id run : living(runs)) {
-        if (std::find(all.begin(), all.end(), run) == all.end()) {
-            all.push_back(run);
-        }
-    }
-    it->second.runs = std::move(all);
+    it->second.runs = living(it->second.runs); // the ended ones go, or it would grow
+    add_runs(it->second.runs, living(runs));
 }
 
 void Snapshots::begin_run(kvf_run_id run) {

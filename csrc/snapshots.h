@@ -10,6 +10,9 @@
 
 namespace kvf {
 
+// the runs of a list go into another, each once
+void add_runs(std::vector<kvf_run_id> & to, const std::vector<kvf_run_id> & runs);
+
 // What branches that have ended left behind, and in which order it goes when there is no room.
 //
 // A run (kvf_request::run) lives until its end is told, or until nothing was heard of it for a time limit. Snapshots of
