@@ -61,8 +61,13 @@ $(STAMPS)/bindings: $(STAMPS)/tools $(PATCHES)/upstream.toml
 		CMAKE_ARGS=-DLLAMA_BUILD=OFF $(PIP) install --quiet --no-build-isolation $$sdist
 	@touch $@
 
+# an editable install finds the modules that there were when it was made: a new one, or one that is gone, needs another
+$(STAMPS)/modules: FORCE | $(STAMPS)/venv
+	@find langgraph_kvfork -name '*.py' | sort > $@.now
+	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
+
 # editable, so that a change of Python code needs no make
-$(STAMPS)/package: $(STAMPS)/bindings pyproject.toml $(NATIVE)
+$(STAMPS)/package: $(STAMPS)/bindings $(STAMPS)/modules pyproject.toml $(NATIVE)
 	$(PIP) install --verbose --no-build-isolation --config-settings=cmake.define.KVFORK_BUILD_TESTS=ON -e '.[bench,demo,dev,docs]'
 	@touch $@
 
@@ -137,6 +142,7 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(CXX_ALL)
 	$(BIN)/python scripts/check_patches.py
 

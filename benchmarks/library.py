@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.job import Job
+from langgraph_kvfork.native import library
 
 LLAMA_PAGED_PREFER = 1  # llama-pages.h
 
@@ -24,10 +25,8 @@ class Library:
         self.ours = name != "stock"
         self.c: ModuleType
         if self.ours:
-            from langgraph_kvfork import _library
-
-            self.c = _library.llama_cpp()
-            lib = _library.library()
+            self.c = library.llama_cpp()
+            lib = library.library()
             memory, integer = ctypes.c_void_p, ctypes.c_int32
             self._fork = _declare(
                 lib.llama_memory_seq_fork, [memory, *[integer] * 3], ctypes.c_bool

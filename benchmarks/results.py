@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.job import ROOT
-from langgraph_kvfork._library import BINDINGS_VERSION
-from langgraph_kvfork._measure import machine
-from langgraph_kvfork.engine_params import default_threads
+from langgraph_kvfork.cli.measure import machine
+from langgraph_kvfork.engine.params import default_threads
+from langgraph_kvfork.native.library import BINDINGS_VERSION
 
 Results = dict[str, Any]
 """What the file holds, as `new` makes it; a measurement is a task, its round and what was found."""

@@ -10,13 +10,27 @@ Importing this package loads nothing: each name is imported when it is first use
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from langgraph_kvfork.branch import AsyncBranch, Branch
-    from langgraph_kvfork.chat_model import ChatKVFork
-    from langgraph_kvfork.engine import Engine
-    from langgraph_kvfork.engine_params import EngineParams
+    from langgraph_kvfork.chat.errors import StructuredOutputError
+    from langgraph_kvfork.chat.model import ChatKVFork
+    from langgraph_kvfork.engine import (
+        AsyncBranch,
+        Branch,
+        Done,
+        Engine,
+        EngineParams,
+        EngineStats,
+        Event,
+        Logprob,
+        PrefillProgress,
+        RenderedPrompt,
+        Request,
+        Token,
+        Usage,
+    )
     from langgraph_kvfork.errors import (
         BranchCancelledError,
         BranchEndedError,
@@ -29,19 +43,16 @@ if TYPE_CHECKING:
         ModelLoadError,
         NativeLibraryError,
         ProcessForkedError,
-        StructuredOutputError,
     )
-    from langgraph_kvfork.events import Done, Event, Logprob, PrefillProgress, Token, Usage
-    from langgraph_kvfork.fork_branch import ForkBranch
-    from langgraph_kvfork.fork_node import ForkNode
-    from langgraph_kvfork.fork_report import ForkReport, ReportedCall
-    from langgraph_kvfork.message_order import MessageOrderWarning, arrange
-    from langgraph_kvfork.prefill_node import PrefillNode
-    from langgraph_kvfork.rendered_prompt import RenderedPrompt
-    from langgraph_kvfork.request import Request
-    from langgraph_kvfork.shared_prefix import SharedPrefix as SharedPrefix
-    from langgraph_kvfork.stats import EngineStats
-    from langgraph_kvfork.tree_search_node import SearchPath, TreeSearchNode
+    from langgraph_kvfork.graph.branches import ForkBranch
+    from langgraph_kvfork.graph.fork_node import ForkNode
+    from langgraph_kvfork.graph.prefill_node import PrefillNode
+    from langgraph_kvfork.graph.shared_prefix import SharedPrefix as SharedPrefix
+    from langgraph_kvfork.graph.tree_search_node import SearchPath, TreeSearchNode
+    from langgraph_kvfork.order.arrange import arrange
+    from langgraph_kvfork.order.watch import MessageOrderWarning
+    from langgraph_kvfork.report.counts import ReportedCall
+    from langgraph_kvfork.report.fork_report import ForkReport
 
 __all__ = [
     "AsyncBranch",
@@ -82,45 +93,48 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AsyncBranch": "branch",
-    "Branch": "branch",
-    "ChatKVFork": "chat_model",
-    "Done": "events",
-    "Engine": "engine",
-    "EngineParams": "engine_params",
-    "EngineStats": "stats",
-    "Event": "events",
-    "ForkBranch": "fork_branch",
-    "ForkNode": "fork_node",
-    "ForkReport": "fork_report",
-    "Logprob": "events",
-    "MessageOrderWarning": "message_order",
-    "PrefillNode": "prefill_node",
-    "PrefillProgress": "events",
-    "RenderedPrompt": "rendered_prompt",
-    "ReportedCall": "fork_report",
-    "Request": "request",
-    "SearchPath": "tree_search_node",
-    "SharedPrefix": "shared_prefix",
-    "Token": "events",
-    "TreeSearchNode": "tree_search_node",
-    "Usage": "events",
-    "arrange": "message_order",
+    "chat.errors": ("StructuredOutputError",),
+    "chat.model": ("ChatKVFork",),
+    "engine": (
+        "AsyncBranch",
+        "Branch",
+        "Done",
+        "Engine",
+        "EngineParams",
+        "EngineStats",
+        "Event",
+        "Logprob",
+        "PrefillProgress",
+        "RenderedPrompt",
+        "Request",
+        "Token",
+        "Usage",
+    ),
+    "graph.branches": ("ForkBranch",),
+    "graph.fork_node": ("ForkNode",),
+    "graph.prefill_node": ("PrefillNode",),
+    # not in __all__: it needs a package that `import *` must not ask for
+    "graph.shared_prefix": ("SharedPrefix",),
+    "graph.tree_search_node": ("SearchPath", "TreeSearchNode"),
+    "order.arrange": ("arrange",),
+    "order.watch": ("MessageOrderWarning",),
+    "report.counts": ("ReportedCall",),
+    "report.fork_report": ("ForkReport",),
 }
-"""Where each name is; the exceptions are all in `errors`.
-
-`SharedPrefix` is not in `__all__`: it needs a package that `import *` must not ask for.
-"""
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+"""Where each name is; the other exceptions are in `errors`."""
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__ and name not in _MODULES:
+    if name == "__version__":
+        return importlib.metadata.version("langgraph-kvfork")
+    if name not in __all__ and name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
+    module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'errors')}")
     value = getattr(module, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__, *_MODULE_OF})

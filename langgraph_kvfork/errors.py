@@ -1,33 +1,15 @@
-"""What can go wrong, as exceptions.
+"""What can go wrong, as exceptions. Every one is a `KVForkError`.
 
-Every one is a `KVForkError`; those that LangChain has a class for derive from that class too, so
-code that handles errors of any chat model handles ours.
+Nothing here needs LangChain. A chat model raises subclasses that are LangChain's exceptions too:
+`langgraph_kvfork.chat.errors`.
+
+LangGraph's default `RetryPolicy` goes by builtin base classes: it does not retry `ValueError`,
+`OSError`, `RuntimeError` and `ImportError`. An error that would come again has such a base; one
+that may not come again has none. Therefore `GenerationTimeoutError` is no builtin `TimeoutError`,
+which is an `OSError`.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from langchain_core.exceptions import OutputParserException
-
-if TYPE_CHECKING:
-    from langchain_core.exceptions import ContextOverflowError as _ContextOverflow
-    from langchain_core.exceptions import ModelAPIError as _Failure
-    from langchain_core.exceptions import ModelInvalidRequestError as _InvalidRequest
-    from langchain_core.exceptions import ModelNotFoundError as _NotFound
-    from langchain_core.exceptions import ModelTimeoutError as _Timeout
-else:
-    from langchain_core import exceptions as _langchain
-
-    # older releases of langchain-core have only some of them
-    def _base(name: str) -> type:
-        return getattr(_langchain, name, None) or type(name, (), {})
-
-    _Failure = _base("ModelAPIError")
-    _ContextOverflow = _base("ContextOverflowError")
-    _InvalidRequest = _base("ModelInvalidRequestError")
-    _NotFound = _base("ModelNotFoundError")
-    _Timeout = _base("ModelTimeoutError")
 
 
 class KVForkError(Exception):
@@ -38,45 +20,41 @@ class NativeLibraryError(KVForkError, ImportError):
     """The native library is missing, cannot be loaded, or does not fit the Python part."""
 
 
-class ModelLoadError(KVForkError, _NotFound):
+class ModelLoadError(KVForkError, OSError):
     """A model file is missing, is no GGUF file, is damaged, or cannot be run as asked."""
 
     is_retryable = False
 
 
-class InvalidRequestError(KVForkError, _InvalidRequest, ValueError):
+class InvalidRequestError(KVForkError, ValueError):
     """An argument is wrong. The message names it, its value and the remedy."""
 
     is_retryable = False
 
 
-class ContextOverflowError(KVForkError, _ContextOverflow):
+class ContextOverflowError(KVForkError, ValueError):
     """A prompt can never fit into the engine's context, however empty that is."""
 
     is_retryable = False
 
 
-class GenerationError(KVForkError, _Failure):
+class GenerationError(KVForkError):
     """The model or its back end failed while it was computing."""
 
     is_retryable = True
 
 
-class GenerationTimeoutError(KVForkError, _Timeout, TimeoutError):
+class GenerationTimeoutError(KVForkError):
     """A branch was not done when its `timeout` was over. It has been cancelled."""
 
     is_retryable = True
 
 
-class StructuredOutputError(KVForkError, OutputParserException):
-    """An answer that was to match a schema was cut off. `llm_output` has what there is of it."""
-
-
-class BranchCancelledError(KVForkError):
+class BranchCancelledError(KVForkError, RuntimeError):
     """A branch was cancelled by somebody else than the one who waits for it."""
 
 
-class BranchEndedError(KVForkError):
+class BranchEndedError(KVForkError, RuntimeError):
     """A branch that was to be forked had already ended."""
 
 

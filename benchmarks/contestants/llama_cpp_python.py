@@ -15,7 +15,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from benchmarks.graph import count_tokens, timed
 from benchmarks.job import Found, Job, serve
-from langgraph_kvfork._messages import to_openai
+from langgraph_kvfork.chat.messages import to_openai
 
 
 class LockedLlama(BaseChatModel):

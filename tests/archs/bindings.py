@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from langgraph_kvfork._library import library, llama_cpp
+from langgraph_kvfork.native.library import library, llama_cpp
 
 C = llama_cpp()
 LIB = library()

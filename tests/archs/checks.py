@@ -28,8 +28,8 @@ import bindings
 import numpy as np
 from bindings import C, Context, Model
 
-from langgraph_kvfork import _native
-from langgraph_kvfork._model_facts import cell_bytes
+from langgraph_kvfork.engine.model_facts import cell_bytes
+from langgraph_kvfork.native import abi
 
 N = 40
 """Tokens of a prompt, fed in one batch."""
@@ -325,7 +325,7 @@ def check_cells(model: Model, **parameters: Any) -> str:
 def check_cell_bytes(model: Model) -> str:
     """What a report takes a token's bytes for, against how a sequence's saved state grows."""
     f16 = C.GGML_TYPE_F16
-    known = cell_bytes(_native.native(), model.handle, f16, f16)
+    known = cell_bytes(abi.native(), model.handle, f16, f16)
     if known is None:
         return "none"
     sizes = []

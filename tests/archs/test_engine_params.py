@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from test_archs import WRITER
 
-from langgraph_kvfork import ChatKVFork, _native
-from langgraph_kvfork._model_file import load_model
-from langgraph_kvfork.engine_params import EngineParams, context_params
+from langgraph_kvfork import ChatKVFork
+from langgraph_kvfork.engine.model_file import load_model
+from langgraph_kvfork.engine.params import EngineParams, context_params
+from langgraph_kvfork.native import abi
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_models_that_keep_a_state_per_sequence_get_fewer_sequences(
     models: Path, arch: str, expected: int
 ) -> None:
-    native = _native.native()
+    native = abi.native()
     path = str(models / f"{arch}-dense.gguf")
     model = load_model(native, EngineParams(path))
     try:

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from langgraph_kvfork import ForkReport
-from langgraph_kvfork.__main__ import main
-from langgraph_kvfork._doctor import free_memory
-from langgraph_kvfork._smollm2 import smollm2_path
+from langgraph_kvfork.chat.default_model import smollm2_path
+from langgraph_kvfork.cli.doctor import free_memory
+from langgraph_kvfork.cli.main import main
 
 
 def run(capsys, *arguments):

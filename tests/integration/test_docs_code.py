@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_kvfork import ChatKVFork
-from langgraph_kvfork.__main__ import _parser
+from langgraph_kvfork.cli.main import _parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = {

@@ -16,7 +16,7 @@ from langgraph_kvfork import (
     KVForkError,
     ModelLoadError,
 )
-from langgraph_kvfork._smollm2 import smollm2_path
+from langgraph_kvfork.chat.default_model import smollm2_path
 
 VOCABULARY = (
     Path(__file__).parents[2] / "build" / "llama.cpp" / "models" / "ggml-vocab-bert-bge.gguf"

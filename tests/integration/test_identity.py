@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from langgraph_kvfork import Request, Token
-from langgraph_kvfork._native import native
-from langgraph_kvfork.engine_params import context_params
+from langgraph_kvfork.engine.params import context_params
+from langgraph_kvfork.native.abi import native
 
 QUESTIONS = ["List the obligations.", "What about patents?", "Who is liable for damages?"]
 

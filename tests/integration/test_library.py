@@ -18,8 +18,8 @@ PROGRAM = """
 import ctypes, json, os, sys
 
 def import_ours():
-    from langgraph_kvfork import _library
-    return _library.llama_cpp()
+    from langgraph_kvfork.native import library
+    return library.llama_cpp()
 
 def import_stock():
     import llama_cpp
@@ -104,8 +104,8 @@ def test_a_version_of_the_bindings_that_does_not_match_is_refused() -> None:
     program = (
         "import importlib.metadata\n"
         "importlib.metadata.version = lambda name: '0.0.1'\n"
-        "from langgraph_kvfork import _library\n"
-        "_library.llama_cpp()\n"
+        "from langgraph_kvfork.native import library\n"
+        "library.llama_cpp()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "pip install llama-cpp-python==" in done.stderr.splitlines()[-1]
@@ -115,10 +115,10 @@ def test_a_library_that_is_not_built_says_how_to_build_it() -> None:
     program = (
         "import langgraph_kvfork\n"
         "langgraph_kvfork.__path__[:] = ['/nowhere']\n"
-        "from langgraph_kvfork._library import library\n"
+        "from langgraph_kvfork.native.library import library\n"
         "library()\n"
     )
     # the submodule must be found before the path is taken away
-    program = "import langgraph_kvfork._library\n" + program
+    program = "import langgraph_kvfork.native.library\n" + program
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "make install" in done.stderr.splitlines()[-1]

@@ -9,7 +9,8 @@ import pytest
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, trim_messages
 from langgraph.graph import END, START, StateGraph
 
-from langgraph_kvfork import ContextOverflowError, _runs
+from langgraph_kvfork import ContextOverflowError
+from langgraph_kvfork.hooks import runs
 
 N_STEPS = 200
 SYSTEM = SystemMessage("Go on counting.")
@@ -90,7 +91,7 @@ def test_each_of_200_steps_costs_what_is_new_in_it(llm, engine, monkeypatch):
     assert after.preemptions == before.preemptions
     # at 20 steps and at 200
     assert loop.objects[0] == loop.objects[1]
-    assert not _runs._runs._runs
+    assert not runs._runs._runs
 
     with pytest.raises(ContextOverflowError, match=r"the prompt has 5\d{3} tokens, n_ctx is 4096"):
         llm.invoke([*messages, HumanMessage("word " * 2500)])

@@ -14,7 +14,8 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 
-from langgraph_kvfork import MessageOrderWarning, _order_watch, arrange
+from langgraph_kvfork import MessageOrderWarning, arrange
+from langgraph_kvfork.order import watch
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 ROLES = {"lawyer": "You are a lawyer.", "editor": "You are an editor of a newspaper."}
@@ -28,9 +29,9 @@ class State(TypedDict, total=False):
 
 @pytest.fixture(autouse=True)
 def nobody_was_told(monkeypatch):
-    monkeypatch.setattr(_order_watch, "_told", set())
+    monkeypatch.setattr(watch, "_told", set())
     yield
-    assert _order_watch._running == []
+    assert watch._running == []
 
 
 @pytest.fixture(scope="session")
@@ -219,6 +220,6 @@ async def test_filters_hold_and_answers_are_the_same(llm, engine, text):
         warnings.filterwarnings("ignore", category=MessageOrderWarning)
         quiet = graph.invoke({"text": text})
     engine.clear()
-    _order_watch._told.clear()
+    watch._told.clear()
     with pytest.warns(MessageOrderWarning):
         assert sorted(graph.invoke({"text": text})["answers"]) == sorted(quiet["answers"])

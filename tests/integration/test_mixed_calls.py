@@ -24,7 +24,7 @@ from langgraph_kvfork import (
     KVForkError,
     _dispatcher,
 )
-from langgraph_kvfork._native import EventType, Finish
+from langgraph_kvfork.native.abi import EventType, Finish
 
 SYSTEM = SystemMessage("You look after a house. Say what there is to say, in few words.")
 ENDLESS = {"max_tokens": None, "ignore_eos": True}

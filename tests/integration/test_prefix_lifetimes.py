@@ -14,7 +14,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 
-from langgraph_kvfork import ChatKVFork, ForkNode, PrefillNode, _runs
+from langgraph_kvfork import ChatKVFork, ForkNode, PrefillNode
+from langgraph_kvfork.hooks import runs
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 QUESTIONS = [f"Which word is number {n} in this text?" for n in range(8)]
@@ -47,7 +48,7 @@ def small_engine(small):
     engine.clear()
     yield engine
     wait_until(lambda: idle(engine) and nothing_kept(engine))
-    assert not _runs._runs._runs
+    assert not runs._runs._runs
 
 
 def nothing_kept(engine):
@@ -187,7 +188,7 @@ async def test_an_interrupted_run_keeps_what_it_needs(small, small_engine, excer
     config = {"configurable": {"thread_id": "1"}}
     await call(graph, {"messages": excerpt}, config, asynchronous=asynchronous)
     assert small_engine.stats().snapshots_kept == 1
-    assert not _runs._runs._runs
+    assert not runs._runs._runs
     with Others(small) as others:
         others.fill()
         others.fill()

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from langgraph_kvfork import ChatKVFork
-from langgraph_kvfork._smollm2 import smollm2_path
+from langgraph_kvfork.chat.default_model import smollm2_path
 
 TEMPLATES = Path(__file__).parents[2] / "build" / "llama.cpp" / "models" / "templates"
 
@@ -59,7 +59,7 @@ def test_no_weights_are_read():
     program = (
         "import resource\n"
         "from langgraph_kvfork import ChatKVFork, _native\n"
-        "import langgraph_kvfork.chat_model\n"
+        "import langgraph_kvfork.chat.model\n"
         "_native.native()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "assert ChatKVFork().profile\n"

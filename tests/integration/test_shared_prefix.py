@@ -181,7 +181,7 @@ def test_what_it_cannot_do_is_refused_in_words(llm):
 def test_only_it_needs_langchain(monkeypatch):
     for name in ("langchain", "langchain.agents", "langchain.agents.middleware"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "langgraph_kvfork.shared_prefix")
+    monkeypatch.delitem(sys.modules, "langgraph_kvfork.graph.shared_prefix")
     monkeypatch.delattr(langgraph_kvfork, "SharedPrefix")
     exec("from langgraph_kvfork import *", {})
     with pytest.raises(ImportError, match=r"pip install 'langgraph-kvfork\[agents\]'"):

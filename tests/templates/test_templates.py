@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from langgraph_kvfork import _native, arrange
-from langgraph_kvfork._chat_template import AnswerReader, ChatTemplate
-from langgraph_kvfork._messages import to_openai
+from langgraph_kvfork import arrange
+from langgraph_kvfork.chat.messages import to_openai
+from langgraph_kvfork.engine.chat_template import AnswerReader, ChatTemplate
+from langgraph_kvfork.native import abi
 
 SOURCE = Path(__file__).parents[2] / "build" / "llama.cpp" / "models"
 TEMPLATES = sorted(path.name for path in (SOURCE / "templates").glob("*.jinja"))
@@ -45,7 +46,7 @@ QUESTION = [{"role": "user", "content": "What is 1 + 2?"}]
 
 @cache
 def native():
-    return _native.native()
+    return abi.native()
 
 
 @cache

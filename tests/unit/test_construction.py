@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from langgraph_kvfork import ChatKVFork, EngineParams, InvalidRequestError, Request
-from langgraph_kvfork.chat_model import _ENGINE_FIELDS, _REQUEST_FIELDS
+from langgraph_kvfork.chat.model import _ENGINE_FIELDS, _REQUEST_FIELDS
 
 
 def test_importing_the_package_imports_nothing_else():
@@ -25,8 +25,8 @@ def test_constructing_a_model_loads_no_library_and_no_weights():
         "import sys; from langgraph_kvfork import ChatKVFork, ForkNode, PrefillNode; "
         "llm = ChatKVFork(model_path='/nonexistent.gguf', n_ctx=4096, temperature=0); "
         "ForkNode(llm, {'a': 'b'}); PrefillNode(llm); "
-        "from langgraph_kvfork import _library; "
-        "sys.exit(_library._library is not None or 'llama_cpp' in sys.modules)"
+        "from langgraph_kvfork.native import library; "
+        "sys.exit(library._library is not None or 'llama_cpp' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -36,8 +36,9 @@ def test_60000_models_take_less_than_three_times_as_long_as_langchains_fake_ones
     program = """
 import statistics, sys, time
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langgraph_kvfork import ChatKVFork, _library
-from langgraph_kvfork._smollm2 import smollm2_path
+from langgraph_kvfork import ChatKVFork
+from langgraph_kvfork.native import library
+from langgraph_kvfork.chat.default_model import smollm2_path
 
 opened = []
 sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
@@ -58,7 +59,7 @@ def seconds(make):
 ours(0)
 times = [(seconds(ours), seconds(fake)) for _ in range(60)]
 assert not [name for name in opened if name.endswith(".gguf")], opened
-assert _library._library is None
+assert library._library is None
 print(*map(statistics.median, zip(*times)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

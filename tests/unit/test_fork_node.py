@@ -25,7 +25,7 @@ from langgraph_kvfork import (
     PrefillNode,
     TreeSearchNode,
 )
-from langgraph_kvfork._cancel_scope import cancel_scope, current_scope
+from langgraph_kvfork.engine.cancel_scope import cancel_scope, current_scope
 
 LLM = ChatKVFork(model_path="/nonexistent.gguf")
 DOC = {"messages": [HumanMessage("doc")]}

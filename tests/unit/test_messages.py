@@ -14,7 +14,7 @@ from langchain_core.messages import (
 )
 
 from langgraph_kvfork import InvalidRequestError
-from langgraph_kvfork._messages import to_openai
+from langgraph_kvfork.chat.messages import to_openai
 
 
 def test_roles_and_texts():

@@ -8,7 +8,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from pydantic import ValidationError
 
 from langgraph_kvfork import ChatKVFork
-from langgraph_kvfork._other_names import OTHER_NAMES
+from langgraph_kvfork.chat.other_names import OTHER_NAMES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
 SECTIONS = dict(

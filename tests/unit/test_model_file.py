@@ -4,7 +4,9 @@ import importlib.util
 
 import pytest
 
-from langgraph_kvfork import ChatKVFork, EngineParams, ModelLoadError, _model_file, _smollm2
+from langgraph_kvfork import ChatKVFork, EngineParams, ModelLoadError
+from langgraph_kvfork.chat import default_model
+from langgraph_kvfork.engine import model_file
 
 
 @pytest.fixture
@@ -13,9 +15,9 @@ def no_smollm2(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if "smollm2" in name else find_spec(name)
     )
-    _smollm2.smollm2_path.cache_clear()
+    default_model.smollm2_path.cache_clear()
     yield
-    _smollm2.smollm2_path.cache_clear()
+    default_model.smollm2_path.cache_clear()
 
 
 def test_without_a_path_and_without_smollm2_the_error_says_how_to_get_it(no_smollm2):
@@ -27,16 +29,16 @@ def test_without_a_path_and_without_smollm2_the_error_says_how_to_get_it(no_smol
 def test_a_file_that_is_missing(tmp_path):
     path = str(tmp_path / "missing.gguf")
     with pytest.raises(ModelLoadError, match=r"missing\.gguf.* does not exist"):
-        _model_file.check_file("model_path", EngineParams(path).model_path)
+        model_file.check_file("model_path", EngineParams(path).model_path)
 
 
 def test_a_folder(tmp_path):
     with pytest.raises(ModelLoadError, match="is not a file"):
-        _model_file.check_file("model_path", str(tmp_path))
+        model_file.check_file("model_path", str(tmp_path))
 
 
 def test_a_file_that_is_not_gguf(tmp_path):
     path = tmp_path / "model.gguf"
     path.write_bytes(b"PK\x03\x04 and so on")
     with pytest.raises(ModelLoadError, match="is not a GGUF file"):
-        _model_file.check_file("model_path", str(path))
+        model_file.check_file("model_path", str(path))

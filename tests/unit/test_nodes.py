@@ -14,7 +14,7 @@ from langgraph.graph.message import add_messages
 from pydantic import BaseModel
 
 from langgraph_kvfork import ChatKVFork, ForkNode, InvalidRequestError, PrefillNode
-from langgraph_kvfork._cancel_scope import current_scope
+from langgraph_kvfork.engine.cancel_scope import current_scope
 
 LLM = ChatKVFork(model_path="/nonexistent.gguf")
 

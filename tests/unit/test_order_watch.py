@@ -6,7 +6,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from langgraph_kvfork import InvalidRequestError, arrange
-from langgraph_kvfork._order_watch import _Call, _common_block, _common_prefix, _loss
+from langgraph_kvfork.order.watch import _Call, _common_block, _common_prefix, _loss
 
 TEXT = " ".join(f"{i} sheep passed the gate." for i in range(100))
 OTHER = " ".join(f"In the year {i} it rained." for i in range(100))

@@ -13,7 +13,7 @@ import llama_cpp_source
 import pytest
 from llama_cpp_source import Upstream
 
-from langgraph_kvfork import _library
+from langgraph_kvfork.native import library
 
 ROOT = Path(__file__).parents[2]
 
@@ -219,4 +219,4 @@ def test_every_file_names_the_same_upstream() -> None:
     upstream = Upstream.read()
     pyproject = (ROOT / "pyproject.toml").read_text("utf-8")
     assert re.findall(r'"llama-cpp-python==([^"]+)"', pyproject) == [upstream.version]
-    assert upstream.version == _library.BINDINGS_VERSION
+    assert upstream.version == library.BINDINGS_VERSION

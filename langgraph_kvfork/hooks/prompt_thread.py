@@ -1,0 +1,34 @@
+"""The thread that does what an event loop must not: look at files, and tokenize long prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+_Result = TypeVar("_Result")
+
+
+def _new_thread() -> ThreadPoolExecutor:
+    # one thread, so that prompts come to the engine in the order in which they were asked for; and
+    # not the loop's own pool, whose few threads may all be waiting for answers
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="kvfork prompts")
+
+
+_thread = _new_thread()
+
+
+async def call_beside_loop(function: Callable[[], _Result]) -> _Result:
+    """Call a function that takes some time, and let the event loop go on meanwhile."""
+    return await asyncio.get_running_loop().run_in_executor(_thread, function)
+
+
+def _after_fork_in_child() -> None:
+    global _thread
+    _thread = _new_thread()  # the parent's does not exist here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,1 @@
+"""The order of messages: what branches can share comes first."""
