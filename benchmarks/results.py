@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.job import ROOT
 from langgraph_kvfork.cli.measure import machine
 from langgraph_kvfork.engine.params import default_threads
-from langgraph_kvfork.native.library import BINDINGS_VERSION
+from langgraph_kvfork.native.library import bindings_version
 
 Results = dict[str, Any]
 """What the file holds, as `new` makes it; a measurement is a task, its round and what was found."""
@@ -28,7 +28,7 @@ def new(grid: str) -> Results:
         "grid": grid,
         "machine": f"{machine()}, {memory / 2**30:.0f} GiB",
         "threads": default_threads(),
-        "llama_cpp_python": BINDINGS_VERSION,
+        "llama_cpp_python": bindings_version(),
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
         "measurements": [],

@@ -5,6 +5,7 @@ Prints the tree's path on standard output, and what it does on standard error:
 
     llama_cpp_source.py            build/llama.cpp, the pinned source with the patch series applied
     llama_cpp_source.py --stock    build/llama.cpp-stock, the same without the patches
+    llama_cpp_source.py --bindings build/bindings, what our wheel takes of its Python package
     llama_cpp_source.py --sdist    the pinned source distribution itself
 
 The source distribution is fetched with pip and kept in build/. A tree that is up to date is left
@@ -153,6 +154,24 @@ def unpack(archive: Path, target: Path) -> None:
                 tar.extract(member, target, **EXTRACT)
 
 
+def unpack_bindings(archive: Path, version: str, target: Path) -> None:
+    """Unpack the bindings of `llama.h`, with license and version, into the folder `target`."""
+    say(f"unpacking the bindings of {archive.name}")
+    found = []
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            _, _, name = member.name.partition("/")  # the first is the archive's own folder
+            if name in BINDINGS:
+                member.name = Path(name).name
+                tar.extract(member, target, **EXTRACT)
+                found.append(name)
+    if missing := set(BINDINGS) - set(found):
+        raise SourceError(f"{archive.name} does not have {', '.join(sorted(missing))}.")
+    (target / "VERSION").write_text(f"{version}\n", "utf-8")
+
+
+BINDINGS = ("llama_cpp/llama_cpp.py", "llama_cpp/_ctypes_extensions.py", "LICENSE.md")
+
 # the filter keyword came with 3.12 and was given to later releases of 3.10 and 3.11 as well
 EXTRACT: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
@@ -206,6 +225,20 @@ def pinned_tree(name: str, patches: list[Path]) -> Path:
     if not (tree / STAMP).is_file() or (tree / STAMP).read_text("utf-8") != key:
         archive = sdist(upstream)
         make_tree(tree, lambda new: unpack(archive, new), patches, key)
+    return tree
+
+
+def bindings() -> Path:
+    """Return build/bindings: the pinned llama-cpp-python's bindings of `llama.h`."""
+    upstream = Upstream.read()
+    tree = BUILD / "bindings"
+    if not (tree / STAMP).is_file() or (tree / STAMP).read_text("utf-8") != upstream.sha256:
+        archive = sdist(upstream)
+
+        def fill(new: Path) -> None:
+            unpack_bindings(archive, upstream.version, new)
+
+        make_tree(tree, fill, [], upstream.sha256)
     return tree
 
 
@@ -271,12 +304,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Provide the llama.cpp source tree.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--stock", action="store_true", help="the pinned source without the patches")
+    what.add_argument("--bindings", action="store_true", help="the bindings of llama.h")
     what.add_argument("--sdist", action="store_true", help="the source distribution's path")
     options = parser.parse_args()
     checkout = os.environ.get("KVFORK_LLAMA_CPP_DIR")
     try:
         if options.sdist:
             print(sdist(Upstream.read()))
+        elif options.bindings:
+            print(bindings())
         elif options.stock:
             print(pinned_tree("llama.cpp-stock", []))
         elif checkout:

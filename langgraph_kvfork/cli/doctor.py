@@ -13,7 +13,7 @@ from typing import Any
 from langgraph_kvfork.engine.model_facts import ModelFacts, model_facts
 from langgraph_kvfork.engine.params import EngineParams, default_threads
 from langgraph_kvfork.native import abi
-from langgraph_kvfork.native.library import BINDINGS_VERSION
+from langgraph_kvfork.native.library import bindings_version
 from langgraph_kvfork.report.plain_text import fold, size
 
 N_SEQ_MAX = 256
@@ -46,7 +46,7 @@ def doctor(model_path: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "threads": default_threads(),
         "library": native.kvf._name,
-        "llama_cpp_python": BINDINGS_VERSION,
+        "llama_cpp_python": bindings_version(),
         "features": _features(native.llama.llama_print_system_info().decode()),
         "devices": _devices(native.kvf),
         "free_memory_bytes": free,

@@ -37,17 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    try:
-        from langgraph_kvfork.cli.demo import demo
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "rich":
-            raise
-        print(
-            "The demo draws with rich, which is not installed: "
-            "`pip install 'langgraph-kvfork[demo]'`.",
-            file=sys.stderr,
-        )
-        return 1
+    from langgraph_kvfork.cli.demo import demo
+
     asyncio.run(demo(options))
     return 0
 

@@ -1,29 +1,26 @@
-"""The native library, and llama-cpp-python's low-level bindings bound to it.
+"""The native library, and the bindings of `llama.h` bound to it.
 
-One shared object holds llama.cpp and the engine. `llama-cpp-python` declares all of llama.cpp's C
-interface for ctypes, in a module that loads a library when it is imported. A private instance of
-that module, bound to our library, declares it for us; the module and the library that a user's own
-`import llama_cpp` gives are not touched, whichever comes first.
+One shared object holds llama.cpp and the engine. llama-cpp-python declares all of llama.cpp's C
+interface for ctypes, in a module that loads a library when it is imported. That module is part of
+our wheel (`lib/bindings`, under its own license), in the version that the library is built from.
+It is executed here, bound to our library. An installed llama-cpp-python of whatever version is
+neither needed nor touched: both work in one process, whichever is imported first.
 """
 
 from __future__ import annotations
 
 import builtins
 import ctypes
-import importlib.metadata
-import importlib.util
 import sys
 import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-BINDINGS_VERSION = "0.3.36"
-"""The llama-cpp-python release whose llama.cpp our library is built from."""
-
 _EXTENSIONS = "llama_cpp._ctypes_extensions"
 _INSTALL = "pip install langgraph-kvfork"
 
+# reentrant: a garbage collection inside may come back here
 _lock = threading.RLock()
 _library: ctypes.CDLL | None = None
 _llama_cpp: ModuleType | None = None
@@ -46,7 +43,7 @@ def llama_cpp() -> ModuleType:
     """Return the bindings of `llama.h`, bound to our library on the first call.
 
     Raises:
-        ImportError: llama-cpp-python is missing or of another version, or the library is missing.
+        ImportError: The library or the bindings are missing.
     """
     global _llama_cpp
     with _lock:
@@ -55,17 +52,17 @@ def llama_cpp() -> ModuleType:
         return _llama_cpp
 
 
+def bindings_version() -> str:
+    """Return the llama-cpp-python release whose llama.cpp and bindings these are.
+
+    Raises:
+        ImportError: The bindings are missing.
+    """
+    return (_installed("bindings") / "VERSION").read_text("utf-8").strip()
+
+
 def _load_library() -> ctypes.CDLL:
-    name = "libllama.dylib" if sys.platform == "darwin" else "libllama.so"
-    # an editable install has two folders: the checkout, and the one that the library was put into
-    folders = [Path(entry, "lib") for entry in sys.modules["langgraph_kvfork"].__path__]
-    path = next((folder / name for folder in folders if (folder / name).is_file()), None)
-    if path is None:
-        searched = ", ".join(map(str, folders))
-        raise ImportError(
-            f"langgraph-kvfork's native library {name} is not in {searched}. It is built when the "
-            f"package is installed: `{_INSTALL}`, or `make install` in a checkout."
-        )
+    path = _installed("libllama.dylib" if sys.platform == "darwin" else "libllama.so")
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -76,8 +73,22 @@ def _load_library() -> ctypes.CDLL:
         ) from error
 
 
+def _installed(name: str) -> Path:
+    """Return the path of something that the build put into `lib`."""
+    # an editable install has two folders: the checkout, and the one that the library was put into
+    folders = [Path(entry, "lib") for entry in sys.modules["langgraph_kvfork"].__path__]
+    path = next((folder / name for folder in folders if (folder / name).exists()), None)
+    if path is None:
+        searched = ", ".join(map(str, folders))
+        raise ImportError(
+            f"langgraph-kvfork's native library has no {name} in {searched}. It is built when the "
+            f"package is installed: `{_INSTALL}`, or `make install` in a checkout."
+        )
+    return path
+
+
 def _load_bindings(lib: ctypes.CDLL) -> ModuleType:
-    folder = _bindings_folder()
+    folder = _installed("bindings")
     extensions = _module(folder, "_ctypes_extensions")
     _execute(extensions, vars(builtins))
     # the bindings module asks this to find and load a library: ours is loaded
@@ -92,24 +103,6 @@ def _load_bindings(lib: ctypes.CDLL) -> ModuleType:
     bindings = _module(folder, "llama_cpp")
     _execute(bindings, {**vars(builtins), "__import__": private_import})
     return bindings
-
-
-def _bindings_folder() -> Path:
-    """Find llama-cpp-python without importing it: that would load its own library."""
-    try:
-        version = importlib.metadata.version("llama-cpp-python")
-    except importlib.metadata.PackageNotFoundError:
-        version = "no version"
-    if version != BINDINGS_VERSION:
-        raise ImportError(
-            f"langgraph-kvfork is built from the llama.cpp of llama-cpp-python {BINDINGS_VERSION} "
-            f"and needs that version's bindings; {version} is installed. "
-            f"`pip install llama-cpp-python=={BINDINGS_VERSION}`"
-        )
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError("llama-cpp-python is installed, but its package llama_cpp is not there.")
-    return Path(spec.submodule_search_locations[0])
 
 
 def _module(folder: Path, name: str) -> ModuleType:

@@ -22,8 +22,8 @@ from langgraph_kvfork import (
     GenerationTimeoutError,
     InvalidRequestError,
     KVForkError,
-    _dispatcher,
 )
+from langgraph_kvfork.engine import dispatcher
 from langgraph_kvfork.native.abi import EventType, Finish
 
 SYSTEM = SystemMessage("You look after a house. Say what there is to say, in few words.")
@@ -240,15 +240,15 @@ def whole_message(result, *, streams):
 def last_words(monkeypatch):
     """What the engine says of each branch at its end: also of those that nobody listens to."""
     usages = []
-    take = _dispatcher._item
+    take = dispatcher._item
 
     def spy(event, cell_bytes):
         if event.type == EventType.DONE:
-            usage = _dispatcher._usage(event.branch, event.usage, cell_bytes)
+            usage = dispatcher._usage(event.branch, event.usage, cell_bytes)
             usages.append((Finish(event.finish), usage))
         return take(event, cell_bytes)
 
-    monkeypatch.setattr(_dispatcher, "_item", spy)
+    monkeypatch.setattr(dispatcher, "_item", spy)
     return usages
 
 
