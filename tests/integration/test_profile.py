@@ -58,14 +58,15 @@ def test_no_weights_are_read():
     # what the process has mapped or read of a file of 98 MB
     program = (
         "import resource\n"
-        "from langgraph_kvfork import ChatKVFork, _native\n"
+        "from langgraph_kvfork import ChatKVFork\n"
+        "from langgraph_kvfork.native import abi\n"
         "import langgraph_kvfork.chat.model\n"
-        "_native.native()\n"
+        "abi.native()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "assert ChatKVFork().profile\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
-        "from langgraph_kvfork import engine\n"
-        "assert not list(engine._alive)\n"
+        "from langgraph_kvfork.engine.engine import _alive\n"
+        "assert not list(_alive)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
