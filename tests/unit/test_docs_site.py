@@ -1,4 +1,8 @@
-"""The documentation builds without a warning, its links lead somewhere, and it fetches nothing."""
+"""The documentation builds without a warning, its links lead somewhere, and it fetches nothing.
+
+`mkdocs build --strict` checks the links between its own Markdown pages. What is checked here besides are
+anchors that plugins generate, and Markdown files that are no pages.
+"""
 
 import re
 import subprocess
