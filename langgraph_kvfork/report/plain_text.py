@@ -1,7 +1,7 @@
 """Tables, units and line breaks of printed text.
 
-This is not rich, which draws the demo: rich breaks a word that is longer than a line, such as a path,
-and a report is printed to logs and pipes as well as to terminals.
+This is not rich, which draws the demo: rich breaks a word that is longer than a line, such as a
+path, and a report is printed to logs and pipes as well as to terminals.
 """
 
 from __future__ import annotations

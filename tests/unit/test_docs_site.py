@@ -1,6 +1,6 @@
 """The documentation builds without a warning, its links lead somewhere, and it fetches nothing.
 
-`mkdocs build --strict` checks the links between its own Markdown pages. What is checked here besides are
+`mkdocs build --strict` checks the links between its own Markdown pages. These tests also check the
 anchors that plugins generate, and Markdown files that are no pages.
 """
 
