@@ -3,6 +3,7 @@
 # make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
 # make test-vulkan  forks on a Vulkan device, Mesa's software one will do; on Debian and Ubuntu it needs
 #                the packages mesa-vulkan-drivers libvulkan-dev glslc spirv-headers: not in make test
+# make schema-suite  count which of JSON Schema's own test suite holds while an answer is generated
 # make bench     measure beside the peers: 10 minutes (GRID=full: days)
 # make docs      the documentation, in build/site
 # make install   only install and build
@@ -24,7 +25,7 @@ PATCHES := vendor/llama.cpp-patches
 NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/include/* $(PATCHES)/*) scripts/llama_cpp_source.py
 CXX_ALL := $(wildcard csrc/*.cpp csrc/*.h csrc/include/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h)
 
-.PHONY: demo test sanitize test-vulkan bench docs install lint format clean native-tests stock FORCE
+.PHONY: demo test sanitize test-vulkan schema-suite bench docs install lint format clean native-tests stock FORCE
 
 demo: $(STAMPS)/package $(STAMPS)/model
 	$(BIN)/python -m langgraph_kvfork demo
@@ -134,6 +135,9 @@ test-vulkan: $(STAMPS)/tools
 		"apt-get install mesa-vulkan-drivers libvulkan-dev glslc spirv-headers" >&2; exit 1; }
 	$(TOOLS) cmake --build build/vulkan --target test-llama-archs test_forks test_architectures
 	$(TOOLS) ctest --test-dir build/vulkan --output-on-failure -R '^vulkan_'
+
+schema-suite: install
+	$(BIN)/python tests/schemas/walk.py
 
 # documentation; without the advertisement for what its makers do next
 docs: install

@@ -8,6 +8,7 @@
 #include "json-schema-to-grammar.h"
 #include "json.h"
 
+#include <cctype>
 #include <cstring>
 
 namespace kvf {
@@ -78,6 +79,49 @@ void forbid_fence(common_chat_params & params) {
                        "response-format-schema");
 }
 
+// llama-common's grammars let a number's exponent have 16 digits, which makes it infinite, and a string have one half of
+// the escapes of a character.
+void hold_json_values(common_chat_params & params) {
+    string_replace_all(params.grammar, "([eE] [-+]? integral-part)?", "([eE] [-+]? [0-9]{1,2})?");
+    string_replace_all(params.grammar, "\"u\" [0-9a-fA-F]{4})",
+                       "\"u\" ([0-9a-cefA-CEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2}))");
+}
+
+// Puts rules that the caller has made into a grammar. Their places are those of constants in the schemas.
+void put_rules(const common_json & rules, common_chat_params & params) {
+    for (const auto & [constant, rule] : rules.at("constants").items()) {
+        string_replace_all(params.grammar, gbnf_format_literal(constant), rule.get<std::string>());
+    }
+    params.grammar += rules.at("text").get<std::string>();
+}
+
+// A grammar with other names for its rules: a word in front of each.
+std::string renamed(const std::string & grammar, const std::string & prefix) {
+    std::string result;
+    char        inside = 0; // what ends a literal, a class, a token or a count: what is in them is no name
+    for (size_t i = 0; i < grammar.size(); ++i) {
+        const char c = grammar[i];
+        if (inside) {
+            result += c;
+            if (c == '\\' && (inside == '"' || inside == ']') && i + 1 < grammar.size()) {
+                result += grammar[++i];
+            } else if (c == inside) {
+                inside = 0;
+            }
+        } else if (std::isalpha(static_cast<unsigned char>(c))) {
+            result += prefix;
+            while (i < grammar.size() && (std::isalnum(static_cast<unsigned char>(grammar[i])) || grammar[i] == '-')) {
+                result += grammar[i++];
+            }
+            --i;
+        } else {
+            result += c;
+            inside = c == '"' ? '"' : c == '[' ? ']' : c == '<' ? '>' : c == '{' ? '}' : c == '#' ? '\n' : 0;
+        }
+    }
+    return result;
+}
+
 // Some of llama-common's templates know no schemas. What is left is the schema itself, and no thoughts before it.
 common_chat_params render_schema(const common_chat_templates * templates, common_chat_templates_inputs inputs) {
     inputs.enable_thinking        = false;
@@ -87,6 +131,48 @@ common_chat_params render_schema(const common_chat_templates * templates, common
     params.prompt           = full.prompt;
     params.additional_stops = full.additional_stops;
     params.grammar          = json_schema_to_grammar(common_json::parse(inputs.json_schema));
+    return params;
+}
+
+// What the template makes of a request for an answer with a schema.
+common_chat_params apply_schema(const common_chat_templates * templates, const common_chat_templates_inputs & inputs) {
+    common_chat_params params = common_chat_templates_apply(templates, inputs);
+    if (params.grammar.empty()) {
+        params = render_schema(templates, inputs);
+    }
+    forbid_fence(params);
+    return params;
+}
+
+// What it makes of a request for tools.
+common_chat_params apply_tools(const common_chat_templates * templates, const common_chat_templates_inputs & inputs) {
+    common_chat_params params = common_chat_templates_apply(templates, inputs);
+    if (inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED) {
+        forbid_content(params);
+    }
+    if (!inputs.parallel_tool_calls) {
+        forbid_more_calls(params);
+    }
+    return params;
+}
+
+// What it makes of a request for both, of which llama-common knows one only: calls, or an answer with the schema. It is
+// read as any answer is that may have calls.
+common_chat_params apply_both(const common_chat_templates * templates, const common_chat_templates_inputs & inputs) {
+    common_chat_templates_inputs schema = inputs;
+    schema.tools.clear();
+    common_chat_templates_inputs calls = inputs;
+    calls.json_schema.clear();
+    common_chat_params params         = apply_tools(templates, calls);
+    calls.tool_choice                 = COMMON_CHAT_TOOL_CHOICE_REQUIRED;
+    const common_chat_params called   = apply_tools(templates, calls);
+    const common_chat_params answered = apply_schema(templates, schema);
+    // where llama-common knows no schemas, its grammar does not begin with the end of the prompt, as others do
+    const std::string start = answered.generation_prompt.empty() ? gbnf_format_literal(called.generation_prompt) : "";
+    params.grammar = "root ::= calls-root | " + start + " answer-root\n" + renamed(called.grammar, "calls-") + "\n" +
+                     renamed(answered.grammar, "answer-");
+    params.grammar_lazy = false;
+    params.grammar_triggers.clear();
     return params;
 }
 
@@ -152,16 +238,19 @@ std::string ChatTemplate::render(const std::string & request) const {
                              common_chat_templates_get_caps(templates).at("supports_parallel_tool_calls");
         inputs.parallel_tool_calls = json.value("parallel_tool_calls", several);
 
-        common_chat_params params = common_chat_templates_apply(templates, inputs);
-        if (!inputs.json_schema.empty() && params.grammar.empty()) {
-            params = render_schema(templates, inputs);
+        // who has to call a tool does not answer yet
+        const bool has_tools  = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
+        const bool must_call  = has_tools && inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED;
+        const bool has_schema = !inputs.json_schema.empty() && !must_call;
+        if (!has_schema) {
+            inputs.json_schema.clear();
         }
-        forbid_fence(params);
-        if (!inputs.tools.empty() && inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED) {
-            forbid_content(params);
-        }
-        if (!inputs.parallel_tool_calls) {
-            forbid_more_calls(params);
+        common_chat_params params = has_schema && has_tools ? apply_both(templates, inputs)
+                                    : has_schema            ? apply_schema(templates, inputs)
+                                                            : apply_tools(templates, inputs);
+        hold_json_values(params);
+        if (json.contains("rules") && !params.grammar.empty()) {
+            put_rules(json.at("rules"), params);
         }
         const AnswerFormat format(params);
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         ModelLoadError,
         NativeLibraryError,
         ProcessForkedError,
+        SchemaWarning,
     )
     from langgraph_kvfork.graph.branches import ForkBranch
     from langgraph_kvfork.graph.fork_node import ForkNode
@@ -84,6 +85,7 @@ __all__ = [
     "RenderedPrompt",
     "ReportedCall",
     "Request",
+    "SchemaWarning",
     "SearchPath",
     "StructuredOutputError",
     "Token",

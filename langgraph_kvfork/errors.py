@@ -64,3 +64,10 @@ class EngineClosedError(KVForkError):
 
 class ProcessForkedError(KVForkError, RuntimeError):
     """The operating system forked this process off one that had loaded a model: see the message."""
+
+
+class SchemaWarning(UserWarning):
+    """A schema says something that does not hold while an answer is generated.
+
+    The answer is checked all the same: if it does not match, that is a `StructuredOutputError`.
+    """

@@ -221,7 +221,9 @@ KVF_API char * kvf_chat_capabilities(const kvf_chat * chat);
 // Renders messages through the template.
 // request: JSON with "messages" (OpenAI's form), and optionally "tools", "tool_choice" ("auto", "none" or "required"),
 // "parallel_tool_calls" (default: whether the template itself knows them), "json_schema", "add_generation_prompt" (default
-// true), "enable_thinking" (default true), "chat_template_kwargs".
+// true), "enable_thinking" (default true), "chat_template_kwargs", and "rules": {"constants": {...}, "text": GBNF}, rules
+// that replace constants of the schemas in the grammar, from their JSON text to a rule's name. With tools and a schema, the
+// answer is calls, or what the schema says.
 // Returns JSON with "prompt" (text; tokenize it with special tokens parsed and added), "grammar" (for people to read),
 // "stop" (a list), and "format": a string for kvf_request::format and kvf_answer_create; to be freed with
 // kvf_string_free; NULL on failure.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, ContentBlock
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ContentBlock
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.block_translators import register_translator
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
@@ -29,15 +29,23 @@ class Answer:
         rendered: The branch's prompt.
         model_name: For `response_metadata`.
         shared: Whether what was computed is left to others.
+        check: What refuses a message that has come to its own end, if it is not what was asked for.
     """
 
     def __init__(
-        self, engine: Engine, rendered: RenderedPrompt, model_name: str, *, shared: bool
+        self,
+        engine: Engine,
+        rendered: RenderedPrompt,
+        model_name: str,
+        *,
+        shared: bool,
+        check: Callable[[BaseMessage], None] | None = None,
     ) -> None:
         self._engine = engine
         self._reader = engine.answer_reader(rendered)
         self._model_name = model_name
         self._shared = shared
+        self._check = check
         self._text = ""
         self._content = ""
         self._arguments: list[str] = []
@@ -68,7 +76,10 @@ class Answer:
             metadata = self._metadata(event)
             if (unread or event.finish_reason == "length") and self._content != self._text:
                 metadata["raw_text"] = self._text
-            yield self._last_chunk(event.usage, metadata)
+            last = self._last_chunk(event.usage, metadata)
+            if self._check and event.finish_reason == "stop" and not self._arguments:
+                self._check(last.message.model_copy(update={"content": self._content}))
+            yield last
 
     def _chunk(
         self, delta: dict[str, Any], logprobs: dict[str, Any] | None = None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 
 from langgraph_kvfork.chat.messages import to_openai
 from langgraph_kvfork.chat.tools import Tools
+from langgraph_kvfork.chat.whole_answer import check_answer
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.engine.chat_template import RenderedPrompt
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.engine.request import Request
 from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.schema.check import schema_check
+from langgraph_kvfork.schema.held import held_answer, held_tools, joined_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Call:
         timeout: Seconds after which to give up; None: never.
         tools: What the model may call, or must, and what the prompt tells of.
         json_schema: What the answer must match; None: nothing.
+        checked_later: Whether the caller checks that, so that it gets any answer.
         reasoning: Whether a model that can think does.
         template_variables: What the chat template is given by name.
 
@@ -37,6 +42,7 @@ class Call:
     timeout: float | None
     tools: Tools
     json_schema: dict[str, Any] | None
+    checked_later: bool
     reasoning: bool
     template_variables: dict[str, Any]
 
@@ -50,22 +56,41 @@ class Call:
             "grammar": self.request.grammar is not None,
         }
         together = [name for name, is_asked in asked.items() if is_asked]
-        if len(together) > 1:
+        if asked["grammar"] and len(together) > 1:
             raise InvalidRequestError(
                 f"{' and '.join(together)} are not possible together, since an answer has one "
-                "grammar: leave one out, or make the structured answer a tool of its own."
+                "grammar: leave one out."
             )
 
     def options(self) -> dict[str, Any]:
-        """Return what `Engine.render` has to know besides the messages."""
-        return {**self._options(), **self.tools.options()}
+        """Return what `Engine.render` has to know besides the messages, to render a prompt."""
+        options = self._options()
+        if self.json_schema is not None:  # some templates tell of it
+            named = {"response_format": self.json_schema, **self.template_variables}
+            options["chat_template_kwargs"] = named
+        return {**options, **self.tools.prompt_options()}
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"enable_thinking": self.reasoning}
-        if self.json_schema is not None:
-            options["json_schema"] = self.json_schema
         if self.template_variables:
             options["chat_template_kwargs"] = self.template_variables
+        return options
+
+    def _form_options(self) -> dict[str, Any] | None:
+        """Return what `Engine.render` has to know to find the answer's form; None: it has none."""
+        has_tools = bool(self.tools.schemas) and self.tools.choice != "none"
+        if self.json_schema is None and not has_tools:
+            return None
+        options = self._options()
+        held = []
+        if self.json_schema is not None:
+            held.append(held_answer(self.json_schema))
+            options["json_schema"] = held[0].schemas[0]
+        if has_tools:
+            held.append(held_tools(list(self.tools.callable)))
+            options |= self.tools.answer_options(held[-1].schemas)
+        if rules := joined_rules(held):
+            options["rules"] = rules
         return options
 
     def render(
@@ -79,13 +104,27 @@ class Call:
             prefix: Leave out what makes the model answer.
         """
         converted = to_openai(messages)
+        form = None if prefix else self._form_options()
+        if form is not None and self._tells_what_can_be_called() and "rules" not in form:
+            return engine.render(converted, **form)
         rendered = engine.render(converted, add_generation_prompt=not prefix, **self.options())
-        answer = self.tools.answer_options()
-        if answer is None or prefix:
+        if form is None:
             return rendered
-        # the prompt tells of all tools, so that it begins like the others'; the grammar knows some
-        form = engine.render(converted, **self._options(), **answer)
-        return replace(rendered, answer_format=form.answer_format, grammar=form.grammar)
+        # the prompt has all tools and as they are, so that it begins like others'; the grammar has
+        # those that can be called, as llama.cpp can hold them
+        found = engine.render(converted, **form)
+        return replace(rendered, answer_format=found.answer_format, grammar=found.grammar)
+
+    def _tells_what_can_be_called(self) -> bool:
+        return self.tools.told is None and self.tools.forced is None
+
+    def answer_check(self) -> Callable[[BaseMessage], None] | None:
+        """Return what refuses an answer that is not what was asked for; None: all are good."""
+        if self.json_schema is None or self.checked_later:
+            return None
+        title = str(self.json_schema.get("title", "schema"))
+        check = schema_check(self.json_schema, "response_format's schema")
+        return partial(check_answer, title=title, check=check)
 
     def request_for(self, rendered: RenderedPrompt) -> Request:
         """Return how to go on after the rendered prompt."""

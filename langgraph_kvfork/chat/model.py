@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -21,13 +21,19 @@ from pydantic import ConfigDict, Field, SecretStr, model_validator
 from typing_extensions import Self
 
 from langgraph_kvfork.chat.answer import PROVIDER, Answer
+from langgraph_kvfork.chat.bound_model import BoundModel
 from langgraph_kvfork.chat.call import Call
 from langgraph_kvfork.chat.default_model import FILE, smollm2_path
 from langgraph_kvfork.chat.errors import langchain_errors
 from langgraph_kvfork.chat.hub import download
 from langgraph_kvfork.chat.other_names import OTHER_NAMES
 from langgraph_kvfork.chat.profile import model_profile
-from langgraph_kvfork.chat.structured_output import Schema, schema_of, structured_output
+from langgraph_kvfork.chat.structured_output import (
+    Schema,
+    is_checked_later,
+    schema_of,
+    structured_output,
+)
 from langgraph_kvfork.chat.token_count import count_tokens
 from langgraph_kvfork.chat.tools import AnyTool, ToolChoice, chosen_tools, openai_tools
 from langgraph_kvfork.checks import (
@@ -46,6 +52,7 @@ from langgraph_kvfork.hooks.place import heartbeat, progress_with_heartbeat, tok
 from langgraph_kvfork.hooks.prompt_thread import call_beside_loop
 from langgraph_kvfork.hooks.runs import run_of_call, run_of_config
 from langgraph_kvfork.order.watch import watched_order
+from langgraph_kvfork.schema.held import held_tools, warn_of_dropped
 
 _ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams))
 # what a call may override: all of a request (but for what rendering finds out), and more
@@ -344,6 +351,17 @@ class ChatKVFork(BaseChatModel):
         with langchain_errors():
             return await Engine.aget(await call_beside_loop(self._engine_params))
 
+    def bind(  # type: ignore[override] # langchain-core 1.0 has no narrower type, and it is private
+        self, **kwargs: Any
+    ) -> BoundModel:
+        """Return this model with arguments for each of its calls."""
+        return BoundModel(bound=self, kwargs=kwargs, config={})
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> BoundModel:
+        """Return this model with a configuration for each of its calls."""
+        merged = cast("RunnableConfig", {**(config or {}), **kwargs})
+        return BoundModel(bound=self, kwargs={}, config=merged)
+
     @langchain_errors()
     def bind_tools(
         self,
@@ -384,6 +402,7 @@ class ChatKVFork(BaseChatModel):
         if prompt_tools is not None:
             bound["prompt_tools"] = openai_tools(prompt_tools, strict=strict, name="prompt_tools")
         chosen_tools(bound["tools"], tool_choice, parallel=parallel_tool_calls)
+        warn_of_dropped(held_tools(bound["tools"]), "The tools' parameters")
         return self.bind(**bound, **kwargs)
 
     @langchain_errors()
@@ -398,8 +417,10 @@ class ChatKVFork(BaseChatModel):
     ) -> Runnable[LanguageModelInput, Any]:
         """Return this model with answers that are objects.
 
-        An answer matches its schema by construction. If `max_tokens` or the context cuts it off,
-        `StructuredOutputError` is raised, which keeps the text.
+        An answer is whole and matches its schema: a grammar holds what it can while the answer is
+        generated, and all of it is checked. If it does not, whatever cut it off,
+        `StructuredOutputError` is raised, which keeps the text. What no grammar holds is named in a
+        `SchemaWarning`.
 
         Args:
             schema: A pydantic model (of version 1 or 2): the answer is an instance; a TypedDict or
@@ -599,7 +620,13 @@ class ChatKVFork(BaseChatModel):
         """Return the prompt, its tokens, how to go on after it, and what reads the answer."""
         rendered = call.render(engine, messages)
         request = call.request_for(rendered)
-        answer = Answer(engine, rendered, self._model_name, shared=request.share_prefix)
+        answer = Answer(
+            engine,
+            rendered,
+            self._model_name,
+            shared=request.share_prefix,
+            check=call.answer_check(),
+        )
         return rendered.text, engine.tokenize(rendered.text), request, answer
 
     @property
@@ -668,6 +695,7 @@ class ChatKVFork(BaseChatModel):
                 told=options.get("prompt_tools"),
             ),
             json_schema=schema_of(options.get("response_format")),
+            checked_later=is_checked_later(options.get("response_format")),
             reasoning=reasoning,
             template_variables=self._template_variables(options),
         )

@@ -2,30 +2,62 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from operator import itemgetter
-from typing import Any, TypeAlias, Union
+from typing import Any, ClassVar, TypeAlias, Union
 
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough, ensure_config
+from langchain_core.runnables import Runnable, RunnableParallel, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel
+from pydantic.errors import PydanticUserError
 
-from langgraph_kvfork.chat.errors import StructuredOutputError
-from langgraph_kvfork.chat.schema import check_schema
+from langgraph_kvfork.chat.type_schema import model_schema
+from langgraph_kvfork.chat.whole_answer import no_match, not_whole, text_of
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.errors import InvalidRequestError
-from langgraph_kvfork.hooks.place import node_path
+from langgraph_kvfork.schema.check import Check, parse_json, schema_check
+from langgraph_kvfork.schema.held import NOT_PLAIN, held_answer, warn_of_dropped
+from langgraph_kvfork.schema.limits import check_depth, check_schema
 
 Schema: TypeAlias = Union[dict[str, Any], type]  # noqa: UP007
 """JSON schema, a TypedDict, or a pydantic model (of version 1 or 2)."""
 
-_OF_JSON_SCHEMA = {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
+_OF_FUNCTION = {"parameters", "input_schema", "function"}
+"""What tells a function's description, as providers have it, from a JSON schema."""
+
+_OF_JSON_SCHEMA = NOT_PLAIN | {
+    "$ref",
+    "$schema",
+    "additionalProperties",
+    "anyOf",
+    "const",
+    "contentEncoding",
+    "contentMediaType",
+    "contentSchema",
+    "else",
+    "enum",
+    "format",
+    "items",
+    "maxItems",
+    "maxLength",
+    "minItems",
+    "minLength",
+    "properties",
+    "required",
+    "then",
+    "type",
+}
 """What tells a JSON schema without a title from other dicts."""
+
+CHECKED_LATER = "kvfork_checked_later"
+"""A key of `response_format`: the caller checks the answer itself, and gets it as it is."""
 
 METHODS = ("json_schema", "function_calling", "json_mode")
 
@@ -48,8 +80,11 @@ def schema_of(response_format: object) -> dict[str, Any] | None:
             return None
         if kind == "json_object":
             return {"type": "object"}
+        if schema is True:
+            schema = {}
         if kind == "json_schema" and isinstance(schema, dict):
             check_schema(schema, "response_format's schema")
+            warn_of_dropped(held_answer(schema), "response_format's schema")
             return schema
     raise InvalidRequestError(
         f"response_format={response_format!r} is not possible: give "
@@ -58,21 +93,24 @@ def schema_of(response_format: object) -> dict[str, Any] | None:
     )
 
 
+def is_checked_later(response_format: object) -> bool:
+    """Return whether who asks for it checks the answer."""
+    return isinstance(response_format, Mapping) and bool(response_format.get(CHECKED_LATER))
+
+
 def json_schema(schema: Schema) -> dict[str, Any]:
     """Return a schema in any of LangChain's forms as JSON schema, with a title.
 
     Raises:
         InvalidRequestError: It is none.
     """
-    # LangChain's conversion loses what a schema without top-level properties says
-    is_json_schema = isinstance(schema, dict) and not schema.keys().isdisjoint(_OF_JSON_SCHEMA)
     try:
-        converted: dict[str, Any] = (
-            {"title": "answer", **schema}  # type: ignore[dict-item]
-            if is_json_schema
-            else dict(convert_to_json_schema(schema))
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(schema, dict):
+            check_depth(schema, "schema")
+        converted = _converted(schema)
+    except (KeyError, TypeError, ValueError, RecursionError, PydanticUserError) as error:
+        if isinstance(error, InvalidRequestError):
+            raise
         raise InvalidRequestError(
             f"schema={schema!r} is not possible: give a pydantic model, a TypedDict or JSON schema."
             f" ({error})"
@@ -82,8 +120,24 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     return converted
 
 
+def _converted(schema: Any) -> dict[str, Any]:
+    if schema is True:
+        return {"title": "answer"}
+    # LangChain's conversion loses what a schema without top-level properties says, and what refers
+    # to itself
+    if (
+        isinstance(schema, dict)
+        and schema.keys() & _OF_JSON_SCHEMA
+        and not (schema.keys() & _OF_FUNCTION)
+    ):
+        return {"title": "answer", **schema}
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return model_schema(schema)
+    return dict(convert_to_json_schema(schema))
+
+
 def structured_output(
-    llm: BaseChatModel,
+    llm: Any,
     schema: Schema | None,
     *,
     method: str,
@@ -106,7 +160,10 @@ def structured_output(
         "schema": schema or converted,
     }
     model: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
-    title = converted.get("title", "JSON object")
+    answer: dict[str, Any] = {
+        "title": converted.get("title", "JSON object"),
+        "check": schema_check(converted),
+    }
     parser: Runnable[AIMessage, Any]
     if method == "function_calling":
         tool: Any = _tool(converted) if isinstance(schema, dict) else schema
@@ -119,18 +176,24 @@ def structured_output(
             **kwargs,
         )
         if model:
-            parser = _PydanticToolParser(title=title, tools=[model], first_tool_only=True)
+            parser = _PydanticToolParser(tools=[model], first_tool_only=True, model=model, **answer)
         else:
-            parser = _JsonToolParser(title=title, key_name=title, first_tool_only=True)
+            name = converted["title"]
+            parser = _JsonToolParser(key_name=name, first_tool_only=True, **answer)
     else:
         kind: dict[str, Any] = {"type": "json_object"}
         if method == "json_schema":
+            warn_of_dropped(held_answer(converted), converted["title"])
             kind = {"type": "json_schema", "json_schema": {"schema": converted}}
-        bound = llm.bind(response_format=kind, ls_structured_output_format=described, **kwargs)
+        bound = llm.bind(
+            response_format={**kind, CHECKED_LATER: True},
+            ls_structured_output_format=described,
+            **kwargs,
+        )
         if model:
-            parser = _PydanticParser(title=title, pydantic_object=model)
+            parser = _PydanticParser(pydantic_object=model, model=model, **answer)
         else:
-            parser = _JsonParser(title=title)
+            parser = _JsonParser(**answer)
     return _with_raw(bound, parser) if include_raw else bound | parser
 
 
@@ -151,55 +214,92 @@ def _with_raw(
         parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
     )
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+    # the model comes first, as it does without raw: what a call is given goes to what is first
+    return (
+        llm
+        | RunnableParallel(raw=RunnablePassthrough())
+        | parsed.with_fallbacks([failed], exception_key="parsing_error")
+    )
+
+
+def _instance(model: Any, value: Any) -> Any:
+    """Return an instance of a pydantic model from what JSON held."""
+    if issubclass(model, BaseModel):
+        # as JSON: a strict model takes dates and numbers from strings only there
+        return model.model_validate_json(json.dumps(value))
+    return model.parse_obj(value)
 
 
 class _WholeAnswer:
-    """A parser that refuses what was cut off; LangChain's own would repair and take it."""
+    """A parser that repairs nothing, and checks each answer; LangChain's own would take any."""
 
     title: str
+    check: Check
+    model: Any  # None: the value itself is wanted
+    reads_calls: ClassVar[bool] = False
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         message = result[0].message if isinstance(result[0], ChatGeneration) else None
-        if isinstance(message, AIMessage):
-            _refuse_cut(message, self.title)
-        return super().parse_result(result, partial=partial)  # type: ignore[misc]
+        metadata = message.response_metadata if message else {}
+        if message is None or (partial and "finish_reason" not in metadata):
+            return super().parse_result(result, partial=partial)  # type: ignore[misc]
+        return self._checked(message)
+
+    def _checked(self, message: BaseMessage) -> Any:
+        """Return what an answer that has ended says.
+
+        Raises:
+            StructuredOutputError: It is not whole, or does not match its schema.
+        """
+        text = text_of(message)
+        if not self.reads_calls and getattr(message, "tool_calls", None) and not message.text:
+            return None  # the model had tools, too, and has called some instead
+        try:
+            value = self._value(message)
+        except ValueError as error:
+            raise not_whole(message, self.title, str(error)) from error
+        if mismatch := self.check(value):
+            raise no_match(text, self.title, mismatch)
+        if self.model is None:
+            return value
+        try:
+            return _instance(self.model, value)
+        except ValueError as error:  # of a validator of its own; pydantic's errors derive from it
+            raise no_match(text, self.title, str(error)) from error
+
+    def _value(self, message: BaseMessage) -> Any:
+        return parse_json(str(message.text))
+
+
+class _WholeCall(_WholeAnswer):
+    reads_calls = True
+
+    def _value(self, message: BaseMessage) -> Any:
+        calls = getattr(message, "tool_calls", None)
+        if not calls:
+            raise ValueError("there is no call that is whole")
+        return calls[0]["args"]
 
 
 class _JsonParser(_WholeAnswer, JsonOutputParser):
     title: str
+    check: Check
+    model: Any = None
 
 
 class _PydanticParser(_WholeAnswer, PydanticOutputParser[Any]):
     title: str
+    check: Check
+    model: Any = None
 
 
-class _JsonToolParser(_WholeAnswer, JsonOutputKeyToolsParser):
+class _JsonToolParser(_WholeCall, JsonOutputKeyToolsParser):
     title: str
+    check: Check
+    model: Any = None
 
 
-class _PydanticToolParser(_WholeAnswer, PydanticToolsParser):
+class _PydanticToolParser(_WholeCall, PydanticToolsParser):
     title: str
-
-
-def _refuse_cut(message: AIMessage, title: str) -> None:
-    if message.response_metadata.get("finish_reason") != "length":
-        return
-    text = message.response_metadata.get("raw_text", message.text)
-    usage = message.usage_metadata
-    tokens = f" after {usage['output_tokens']:,} tokens" if usage else ""
-    raise StructuredOutputError(
-        f"The answer{_place()} was cut off{tokens}, before its {title} was whole: raise "
-        "max_tokens, for all calls or, with llm.with_structured_output(..., max_tokens=...), for "
-        "these alone; or n_ctx, if the context is full; or ask for less. It is, so far: "
-        f"{text}",
-        llm_output=text,
-    )
-
-
-def _place() -> str:
-    """Return whose answer it is, for a sentence; outside of a graph and a `ForkNode`, nothing."""
-    metadata = ensure_config().get("metadata", {})
-    names = {"node": node_path(metadata), "branch": metadata.get("kvfork_branch")}
-    told = ", ".join(f"{kind} {name!r}" for kind, name in names.items() if name)
-    return f" of {told}" if told else ""
+    check: Check
+    model: Any = None

@@ -9,9 +9,10 @@ from typing import Any
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from langgraph_kvfork.chat.schema import check_schema
+from langgraph_kvfork.chat.type_schema import recursive_parameters
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.schema.limits import check_depth, check_schema
 
 AnyTool = dict[str, Any] | type | Callable[..., Any] | BaseTool
 ToolChoice = str | bool | dict[str, Any] | None
@@ -35,23 +36,26 @@ class Tools:
     parallel: bool | None = None
     told: tuple[dict[str, Any], ...] | None = None
 
-    def options(self) -> dict[str, Any]:
+    def prompt_options(self) -> dict[str, Any]:
         """Return what rendering takes, so that the prompt tells of the tools that it is to."""
-        if self.told is None:
-            return _options(self.schemas, self.choice, self.parallel)
-        # nothing of what can be called, so that it is the same prompt whatever that is
-        return _options(self.told, "auto", None)
+        return _options(self.schemas if self.told is None else self.told, "none", None)
 
-    def answer_options(self) -> dict[str, Any] | None:
-        """Return what rendering takes to find the answer's form; None: as `options`.
+    def answer_options(self, schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return what rendering takes to find the answer's form.
 
         Asked for one tool by its name, the answer is one call, unless several are asked for.
+
+        Args:
+            schemas: What llama.cpp is given for the tools that can be called.
         """
         if self.forced is not None:
-            return _options((self.forced,), "required", bool(self.parallel))
-        if self.told is not None:
-            return _options(self.schemas, self.choice, self.parallel)
-        return None
+            return _options(schemas, "required", bool(self.parallel))
+        return _options(schemas, self.choice, self.parallel)
+
+    @property
+    def callable(self) -> tuple[dict[str, Any], ...]:
+        """The tools that can be called."""
+        return self.schemas if self.forced is None else (self.forced,)
 
 
 def _options(
@@ -81,6 +85,8 @@ def openai_tools(
     require(isinstance(tools, (list, tuple)), name, tools, "give a list of tools")
     converted: list[dict[str, Any]] = []
     for i, tool in enumerate(tools):
+        if isinstance(tool, dict):
+            check_depth(tool, f"{name}[{i}]")
         try:
             schema = convert_to_openai_tool(tool, strict=strict)
             called = schema["function"]["name"]
@@ -93,6 +99,8 @@ def openai_tools(
         require(isinstance(called, str) and bool(called), where, tool, "give it a name")
         description = schema["function"].get("description", "")
         require(isinstance(description, str), where, tool, "give a string as its description")
+        if parameters := recursive_parameters(tool):
+            schema["function"]["parameters"] = parameters
         check_schema(schema["function"].get("parameters") or {}, f"{where}'s parameters")
         converted.append(schema)
     return converted

@@ -1,18 +1,29 @@
 """Structured output on a real model: all schemas, all methods, and answers that are cut off."""
 
 import json
-from typing import Optional
+import warnings
+from decimal import Decimal
+from typing import Literal, Optional
 
+import jsonschema_rs
 import pytest
 from helpers import call
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import OutputParserException
+from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, StateGraph
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
-from langgraph_kvfork import ForkBranch, ForkNode, InvalidRequestError, StructuredOutputError
+from langgraph_kvfork import (
+    ForkBranch,
+    ForkNode,
+    InvalidRequestError,
+    SchemaWarning,
+    StructuredOutputError,
+)
 
 TEXT = "John is 33 years old."
 
@@ -185,3 +196,239 @@ def test_the_raw_message_comes_along(llm, engine):
     assert both["parsing_error"] is None
     assert both["parsed"] == Person.model_validate_json(both["raw"].text)
     assert both["raw"].usage_metadata
+
+
+class Defaults(BaseModel):
+    """A person of whom little need be known."""
+
+    name: str = ""
+    age: int = 0
+
+
+class DefaultsDict(TypedDict, total=False):
+    """A person of whom little need be known."""
+
+    name: str
+    age: int
+
+
+CUT_BY_A_STOP_STRING = [Defaults, DefaultsDict, Person, PersonV1, UNTITLED]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("schema", CUT_BY_A_STOP_STRING)
+async def test_an_answer_that_a_stop_string_cuts_is_an_error(
+    llm, engine, schema, method, asynchronous
+):
+    asked = ASKED if method == "json_mode" else TEXT
+    stop = ["punchline"] if method == "json_mode" else ["age"]
+    structured = llm.with_structured_output(schema, method=method)
+    with pytest.raises(StructuredOutputError, match="whole") as caught:
+        await call(structured, asked, asynchronous=asynchronous, stop=stop)
+    assert "{" in caught.value.llm_output
+    # wherever the stop strings come from, and streamed as well
+    for cut in (llm.model_copy(update={"stop": stop}), llm.bind(stop=stop)):
+        with pytest.raises(StructuredOutputError, match="whole"):
+            list(cut.with_structured_output(schema, method=method).stream(asked))
+    both = llm.with_structured_output(schema, method=method, include_raw=True)
+    result = await call(both, asked, asynchronous=asynchronous, stop=stop)
+    assert result["parsed"] is None
+    assert isinstance(result["parsing_error"], StructuredOutputError)
+    assert "{" in result["parsing_error"].llm_output
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_arguments_of_a_call_and_of_bind_reach_the_model(llm, engine, method, include_raw):
+    options = {"method": method, "include_raw": include_raw}
+    bound = llm.bind(max_tokens=3)
+    tagged = bound.with_config(tags=["x"])
+    runs = [
+        lambda: llm.with_structured_output(Person, **options).invoke(TEXT, max_tokens=3),
+        lambda: bound.with_structured_output(Person, **options).invoke(TEXT),
+        lambda: tagged.with_structured_output(Person, **options).invoke(TEXT),
+        lambda: llm.with_structured_output(Person, **options, max_tokens=3).invoke(TEXT),
+        lambda: llm.with_structured_output(Person, **options).batch([TEXT], max_tokens=3)[0],
+    ]
+    for run in runs:
+        if include_raw:
+            result = run()
+            assert result["raw"].usage_metadata["output_tokens"] == 3
+            error = result["parsing_error"]
+        else:
+            with pytest.raises(StructuredOutputError) as caught:
+                run()
+            error = caught.value
+        assert "after 3 tokens" in str(error)
+
+
+def test_what_is_bound_stays_with_tools_and_config(llm, engine):
+    seen = []
+
+    class Tags(BaseCallbackHandler):
+        def on_chat_model_start(self, *_, tags=None, **__):
+            seen.append(tags)
+
+    bound = llm.bind(max_tokens=2).with_config(tags=["mine"])
+    answer = bound.bind_tools([Person]).invoke("Hello", config={"callbacks": [Tags()]})
+    assert answer.usage_metadata["output_tokens"] == 2
+    assert seen == [["mine"]]
+    assert loads(dumps(llm.bind(stop=["x"]).kwargs)) == {"stop": ["x"]}
+
+
+class Zip(BaseModel):
+    """What no grammar of llama.cpp's converter holds."""
+
+    code: str = Field(pattern=r"^\d{5}$")
+    name: str = Field(pattern=r"[A-Z]", max_length=8)
+    share: float = Field(ge=0, le=1)
+    price: float = Field(gt=10, lt=20, multiple_of=0.5)
+    count: int = Field(ge=3, le=9, multiple_of=3)
+    kind: Literal["a", "b"]
+    pair: tuple[int, bool]
+    mail: str = Field(json_schema_extra={"format": "email"}, max_length=40)
+
+
+class Tree(BaseModel):
+    """A tree."""
+
+    value: int = Field(ge=1, le=5)
+    child: Optional["Tree"] = None
+
+
+class Cat(BaseModel):
+    """A cat."""
+
+    type: Literal["cat"]
+    lives: int = Field(ge=1, le=9)
+
+
+class Dog(BaseModel):
+    """A dog."""
+
+    type: Literal["dog"]
+    name: str = Field(max_length=5)
+
+
+class Owner(BaseModel):
+    """Who has a pet."""
+
+    pet: Cat | Dog = Field(discriminator="type")
+    spent: Decimal | None = Field(None, ge=0, le=100)
+    years: dict[str, int] = Field(max_length=2)
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize("schema", [Zip, Tree, Owner])
+def test_what_schemas_say_holds_however_random_the_answer(llm, engine, schema, method):
+    wild = llm.model_copy(update={"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.05})
+    structured = wild.with_structured_output(schema, method=method)
+    answers = structured.batch([TEXT] * 4, max_tokens=400, return_exceptions=True)
+    whole = [answer for answer in answers if not isinstance(answer, StructuredOutputError)]
+    assert all(isinstance(answer, schema) for answer in whole)
+    cut = [answer for answer in answers if isinstance(answer, StructuredOutputError)]
+    assert all("was cut off" in str(error) for error in cut)
+    assert whole
+
+
+# of an array, no grammar knows whether its items differ
+ALIKE = {
+    "title": "Alike",
+    "type": "object",
+    "properties": {
+        "a": {"type": "array", "items": {"enum": [7]}, "minItems": 2, "maxItems": 2}
+        | {"uniqueItems": True}
+    },
+    "required": ["a"],
+}
+NO_MATCH = r"does not match its Alike: .*unique.* at \['a'\]"
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_what_does_not_hold_is_named_once_and_checked(llm, engine, method):
+    schema = {**ALIKE, "description": method}  # another one, so that it is told of
+    with pytest.warns(SchemaWarning, match="uniqueItems cannot hold"):
+        structured = llm.with_structured_output(schema, method=method)
+    with pytest.raises(StructuredOutputError, match=NO_MATCH) as caught:
+        structured.invoke(TEXT)
+    assert "7" in caught.value.llm_output
+    with pytest.raises(StructuredOutputError, match=NO_MATCH):
+        list(structured.stream(TEXT))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        both = llm.with_structured_output(schema, method=method, include_raw=True).invoke(TEXT)
+    assert isinstance(both["parsing_error"], StructuredOutputError)
+
+
+def test_an_answer_to_a_response_format_is_checked(llm, engine):
+    asked = {"type": "json_schema", "json_schema": {"schema": ALIKE}}
+    with pytest.raises(StructuredOutputError, match=NO_MATCH):
+        llm.invoke(TEXT, response_format=asked)
+    with pytest.raises(StructuredOutputError, match=NO_MATCH):
+        list(llm.stream(TEXT, response_format=asked))
+    good = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
+    with pytest.raises(StructuredOutputError, match="before its Person was whole"):
+        llm.invoke(TEXT, response_format=good, stop=["age"])
+    # what is cut off by a limit says so itself
+    answer = llm.invoke(TEXT, response_format=good, max_tokens=3)
+    assert answer.response_metadata["finish_reason"] == "length"
+
+
+class Even(BaseModel):
+    """A number that only Python can check."""
+
+    value: Literal[3, 5]
+
+    @field_validator("value")
+    @classmethod
+    def _is_even(cls, value):
+        if value % 2:
+            raise ValueError("it is odd")
+        return value
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_what_a_validator_refuses_is_an_error_with_the_text(llm, engine, method):
+    with pytest.raises(StructuredOutputError, match="it is odd") as caught:
+        llm.with_structured_output(Even, method=method).invoke(TEXT)
+    assert "value" in caught.value.llm_output
+
+
+def test_beside_tools_a_model_answers_with_the_schema_or_calls(llm, engine):
+    asked = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
+    wild = llm.model_copy(update={"temperature": 1.5})
+    bound = wild.bind_tools([Cat]).bind(response_format=asked, max_tokens=300)
+    for answer in bound.batch([TEXT] * 6, return_exceptions=True):
+        if isinstance(answer, Exception) or answer.response_metadata["finish_reason"] == "length":
+            continue
+        if answer.tool_calls:
+            assert Cat(**answer.tool_calls[0]["args"])
+        else:
+            assert Person.model_validate_json(answer.text)
+    forced = wild.bind_tools([Cat], tool_choice="Cat").invoke(TEXT, response_format=asked)
+    assert [made["name"] for made in forced.tool_calls] == ["Cat"]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": True}, "required": ["a"]},
+        {"type": "array", "prefixItems": [{"type": "integer"}], "items": False, "minItems": 1},
+        {
+            "type": "object",
+            "properties": {"a": {"enum": [1]}, "b": {"$ref": "#"}},
+            "required": ["a"],
+        },
+        {"$defs": {"a/b": {"enum": [1]}}, "properties": {"x": {"$ref": "#/$defs/a~1b"}}},
+        {"$defs": {"n": {"$anchor": "n", "enum": [1]}}, "items": {"$ref": "#n"}, "minItems": 1},
+    ],
+)
+def test_schemas_that_are_valid_are_taken(llm, engine, schema):
+    structured = llm.with_structured_output(schema, max_tokens=200)
+    try:
+        answer = structured.invoke(TEXT)
+    except StructuredOutputError as error:
+        assert "was cut off" in str(error)  # noqa: PT017 - a small model may not come to an end
+    else:
+        jsonschema_rs.validate(schema, answer)

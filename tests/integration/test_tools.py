@@ -197,8 +197,8 @@ def test_a_prompt_can_tell_of_more_tools_than_can_be_called(llm, engine):
 def test_a_tool_and_a_grammar_exclude_each_other(llm, engine):
     with pytest.raises(InvalidRequestError, match="tools and grammar"):
         llm.bind_tools([add]).invoke(QUESTION, grammar='root ::= "x"')
-    with pytest.raises(InvalidRequestError, match="tools and response_format"):
-        llm.bind_tools([add]).invoke(QUESTION, response_format={"type": "json_object"})
+    with pytest.raises(InvalidRequestError, match="response_format and grammar"):
+        llm.invoke(QUESTION, response_format={"type": "json_object"}, grammar='root ::= "x"')
 
 
 THINKER = """\

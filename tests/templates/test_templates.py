@@ -227,3 +227,46 @@ def test_an_answer_follows_a_schema_and_is_read(name):
     (answer,) = [answer for answer in answers if follows(rendered, answer)[0]]
     assert not follows(rendered, answer.replace("2", "true"))[0]
     assert json.loads(read(rendered, answer, 3)["content"]) == ARGUMENTS
+
+
+@pytest.mark.parametrize("name", _each(but={"Kimi-K3.jinja"}))  # it has to think
+def test_beside_tools_an_answer_follows_a_schema_or_is_a_call(name):
+    rendered = render(name, tools=TOOLS, json_schema=NUMBERS, parallel_tool_calls=False)
+    assert rendered.text == render(name, tools=TOOLS, parallel_tool_calls=False).text
+    before = THOUGHTS_END.get(name, "")
+    forms = ("{}", "```json\n{}\n```", "<|channel|>final<|message|>{}", "<|message|>{}")
+    answers = [before + form.replace("{}", json.dumps(ARGUMENTS)) for form in forms]
+    good = [answer for answer in answers if follows(rendered, answer)[0]]
+    assert len(good) == 1
+    answer = good[0]
+    assert not follows(rendered, answer.replace("2", "true"))[0]
+    assert json.loads(read(rendered, answer, 3)["content"].strip("`json\n")) == ARGUMENTS
+    if name not in UNREAD:
+        assert follows(rendered, CALLS[name]) == (True, True)
+        (made,) = read(rendered, CALLS[name], 5)["calls"]
+        assert json.loads(made["arguments"]) == ARGUMENTS
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_rules_stand_where_constants_of_a_schema_are(name):
+    digits = {"constants": {"918273645000000": "kvf-1"}, "text": 'kvf-1 ::= "7" [0-9]\n'}
+    schema = {"const": 918273645000000}
+    rendered = render(name, json_schema=schema, rules=digits)
+    before = THOUGHTS_END.get(name, "")
+    forms = ("{}", "```json\n{}\n```", "<|channel|>final<|message|>{}", "<|message|>{}")
+    assert any(follows(rendered, before + form.replace("{}", "75"))[0] for form in forms)
+    assert not any(follows(rendered, before + form.replace("{}", "918"))[0] for form in forms)
+
+
+@pytest.mark.parametrize("name", _each(but=UNTYPED | UNREAD))
+def test_rules_stand_where_constants_of_a_tool_are(name):
+    rules = {"constants": {"918273645000001": "kvf-1"}, "text": "kvf-1 ::= [1-2]\n"}
+    constant = {"type": "integer", "const": 918273645000001}
+    bounded = {**NUMBERS, "properties": {**NUMBERS["properties"], "b": constant}}
+    function = {**TOOLS[0]["function"], "parameters": bounded}
+    tools = [{"type": "function", "function": function}]
+    options = {"tool_choice": "required", "parallel_tool_calls": False, "rules": rules}
+    rendered = render(name, tools=tools, **options)
+    assert follows(rendered, CALLS[name]) == (True, True)
+    last = CALLS[name].rindex("2")
+    assert not follows(rendered, CALLS[name][:last] + "3" + CALLS[name][last + 1 :])[0]

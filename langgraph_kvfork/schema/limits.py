@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from langgraph_kvfork.checks import is_json_object, is_number, require
 from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.schema.check import schema_check
 
 _BOUNDS = (
     ("minItems", "maxItems"),
@@ -15,8 +16,10 @@ _BOUNDS = (
 )
 _VALUES = {"const", "default", "enum", "examples"}
 """Keywords with values in them, not schemas."""
-_DEEP = 64
-"""Levels of nesting that a grammar can have."""
+_DEEP = 128
+"""Levels of JSON, two for each level of objects in a schema."""
+_WIDE = 100_000
+"""Parts on one level: one that is the same at many places counts at each of them."""
 
 
 def check_schema(schema: object, where: str) -> None:
@@ -29,8 +32,11 @@ def check_schema(schema: object, where: str) -> None:
     Raises:
         InvalidRequestError: It is such a one.
     """
+    check_depth(schema, where)
     require(is_json_object(schema), where, schema, "give a dict of values that JSON can hold")
-    for path, part in _parts(schema, "#", 0):
+    assert isinstance(schema, dict)
+    schema_check(schema, where)
+    for path, part in _parts(schema, "#"):
         for low, high in _BOUNDS:
             least, most = part.get(low), part.get(high)
             if is_number(least) and is_number(most) and least > most:  # type: ignore[operator]
@@ -40,16 +46,37 @@ def check_schema(schema: object, where: str) -> None:
                 )
 
 
-def _parts(value: object, path: str, depth: int) -> Iterator[tuple[str, dict[str, object]]]:
-    if depth > 2 * _DEEP:  # a level of objects is two of JSON
-        raise InvalidRequestError(
-            f"A schema is nested more than {_DEEP} levels deep, at {path[:80]}...: make it flatter."
-        )
+def check_depth(value: object, where: str) -> None:
+    """Refuse what is nested so deep that whoever reads it would run out of stack or memory.
+
+    Raises:
+        InvalidRequestError: It is such a one.
+    """
+    level: list[object] = [value]
+    for _ in range(_DEEP):
+        below: list[object] = []
+        for part in level:
+            if isinstance(part, dict):
+                below += part.values()
+            elif isinstance(part, (list, tuple)):
+                below += part
+        level = [part for part in below if isinstance(part, (dict, list, tuple))]
+        if not level:
+            return
+        if len(level) > _WIDE:
+            break
+    raise InvalidRequestError(
+        f"{where} is not possible: it is nested more than {_DEEP} levels of JSON deep, or has more "
+        f"than {_WIDE:,} parts on one; make it flatter, or give parts of it as $defs."
+    )
+
+
+def _parts(value: object, path: str) -> Iterator[tuple[str, dict[str, object]]]:
     if isinstance(value, dict):
         yield path, value
         for name, part in value.items():
             if name not in _VALUES:
-                yield from _parts(part, f"{path}/{name}", depth + 1)
+                yield from _parts(part, f"{path}/{name}")
     elif isinstance(value, list):
         for i, part in enumerate(value):
-            yield from _parts(part, f"{path}/{i}", depth + 1)
+            yield from _parts(part, f"{path}/{i}")

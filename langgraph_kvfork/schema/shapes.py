@@ -1,0 +1,470 @@
+"""What values of each kind JSON schemas ask for: schemas with references, unions and such resolved.
+
+A *shape* is what one kind of value has to be: a string of some length, an object with some
+properties. A schema is a list of shapes, of which a value has to have one. What is inside of
+objects and arrays stays schemas: those of each part that all have to match.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, TypeAlias
+from urllib.parse import unquote
+
+from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.schema.formats import FORMATS, ONLY_CHECKED
+from langgraph_kvfork.schema.numbers import ANY_NUMBER, NumberRange
+
+Schema: TypeAlias = "dict[str, Any] | bool"
+
+_KINDS = ("object", "array", "string", "number", "boolean", "null")
+_MAX_SHAPES = 100
+"""Of one schema; unions of unions could have any number of them."""
+
+# what tells, in a schema without type, which kind of value its author has in mind
+_HINTS = {
+    "object": {"properties", "required", "additionalProperties", "patternProperties"}
+    | {"minProperties", "maxProperties", "propertyNames", "dependentRequired"},
+    "array": {"items", "prefixItems", "minItems", "maxItems", "contains", "uniqueItems"},
+    "string": {"pattern", "minLength", "maxLength", "format"},
+    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
+}
+_ONLY_CHECKED = {
+    "if",
+    "not",
+    "contains",
+    "uniqueItems",
+    "dependentRequired",
+    "dependentSchemas",
+    "dependencies",
+    "unevaluatedItems",
+    "$dynamicRef",
+    "$recursiveRef",
+}
+"""Keywords that no grammar holds here, but the check does."""
+
+
+class TooManyShapesError(Exception):
+    """Unions in a schema multiply to more shapes than are worth a grammar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What one kind of value has to be.
+
+    Attributes:
+        is_guessed: The schema has no type, and its keywords are those of another kind.
+    """
+
+    is_guessed: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Constant(Shape):
+    """One value."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Boolean(Shape):
+    """True or false."""
+
+
+@dataclass(frozen=True, slots=True)
+class Null(Shape):
+    """Null."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Shape):
+    """A number."""
+
+    range: NumberRange = ANY_NUMBER
+
+
+@dataclass(frozen=True, slots=True)
+class String(Shape):
+    """A string, in which all patterns are found."""
+
+    low: int = 0
+    high: int | None = None
+    patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """What one schema says of an array's items: the first ones, and all others."""
+
+    first: tuple[Schema, ...] = ()
+    others: Schema = True
+
+
+@dataclass(frozen=True, slots=True)
+class Array(Shape):
+    """An array."""
+
+    low: int = 0
+    high: int | None = None
+    items: tuple[Items, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Properties:
+    """What one schema says of an object's properties.
+
+    Attributes:
+        named: By name.
+        patterns: By a pattern that is found in the name.
+        others: All others; None: nothing is said.
+    """
+
+    named: tuple[tuple[str, Schema], ...] = ()
+    patterns: tuple[tuple[str, Schema], ...] = ()
+    others: Schema | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Object(Shape):
+    """An object.
+
+    Attributes:
+        names: What the names of all properties have to match.
+        is_closed: It has no properties but those that are named.
+    """
+
+    low: int = 0
+    high: int | None = None
+    required: tuple[str, ...] = ()
+    properties: tuple[Properties, ...] = ()
+    names: tuple[Schema, ...] = ()
+    is_closed: bool = False
+
+
+class Shapes:
+    """Finds the shapes of a document's schemas.
+
+    Args:
+        root: The document.
+        drop: What is told keywords that are only checked.
+        admits: What tells whether a schema of the document takes a value.
+    """
+
+    def __init__(
+        self,
+        root: Schema,
+        drop: Callable[[str], None],
+        admits: Callable[[Schema, object], bool],
+    ) -> None:
+        self._root = root
+        self._drop = drop
+        self._admits = admits
+        self._anchors = {} if isinstance(root, bool) else dict(_anchors(root))
+
+    def of(self, schemas: Iterable[Schema]) -> list[Shape]:
+        """Return the shapes of what matches all of `schemas`.
+
+        Raises:
+            TooManyShapesError: There are too many.
+            InvalidRequestError: A reference leads nowhere.
+        """
+        shapes = self._all([self._of(schema, frozenset()) for schema in schemas])
+        return [shape for shape in shapes if not shape.is_guessed] or shapes
+
+    def _of(self, schema: Schema, followed: frozenset[str]) -> list[Shape]:
+        if isinstance(schema, bool):
+            return _any_shapes() if schema else []
+        for keyword in _ONLY_CHECKED & schema.keys():
+            if _says_something(schema, keyword):
+                self._drop(keyword)
+        parts = [self._own(schema)]
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference not in followed:
+            parts.append(self._of(self.resolved(reference), followed | {reference}))
+        branches = [part for word in ("allOf", "anyOf", "oneOf") for part in schema.get(word, ())]
+        if any(isinstance(part, dict) and "unevaluatedProperties" in part for part in branches):
+            self._drop("unevaluatedProperties")
+        parts += [self._of(part, followed) for part in schema.get("allOf", ())]
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                unions = [self._of(part, followed) for part in schema[keyword]]
+                if keyword == "oneOf" and not _are_apart(unions):
+                    self._drop(keyword)
+                parts.append([shape for shapes in unions for shape in shapes])
+        return self._all(parts)
+
+    def resolved(self, reference: str) -> Schema:
+        """Return what a reference leads to.
+
+        Raises:
+            InvalidRequestError: It leads nowhere in the document.
+        """
+        base, _, fragment = reference.partition("#")
+        target: Any = self._root
+        if base:
+            target = self._anchors.get(base, self._anchors.get(base.rsplit("/", 1)[-1]))
+        if fragment and not fragment.startswith("/"):
+            target = self._anchors.get(f"{base}#{fragment}", self._anchors.get(f"#{fragment}"))
+        else:
+            for name in unquote(fragment).split("/")[1:]:
+                target = _part(target, name.replace("~1", "/").replace("~0", "~"))
+        if not isinstance(target, (dict, bool)):
+            raise InvalidRequestError(
+                f"$ref={reference!r} is not possible: it leads to nothing in its schema; give the "
+                "place of one of its parts, such as #/$defs/name."
+            )
+        return target
+
+    def _own(self, schema: dict[str, Any]) -> list[Shape]:
+        """Return the shapes of what a schema says without others."""
+        values = [schema["const"]] if "const" in schema else schema.get("enum")
+        if values is not None:
+            return [Constant(value) for value in values if self._admits(schema, value)]
+        kinds = schema.get("type", list(_KINDS))
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        hinted = {kind for kind, hints in _HINTS.items() if hints & schema.keys()}
+        if "type" in schema or not hinted:
+            hinted = set(_KINDS) | {"integer"}
+        if "number" in kinds:
+            kinds = [kind for kind in kinds if kind != "integer"]
+        return [replace(self._kind(kind, schema), is_guessed=kind not in hinted) for kind in kinds]
+
+    def _kind(self, kind: str, schema: dict[str, Any]) -> Shape:
+        if kind == "object":
+            return self._object(schema)
+        if kind == "array":
+            return self._array(schema)
+        if kind == "string":
+            return self._string(schema)
+        if kind in ("number", "integer"):
+            return Number(_range(schema, integer=kind == "integer"))
+        return Boolean() if kind == "boolean" else Null()
+
+    def _string(self, schema: dict[str, Any]) -> String:
+        patterns = [schema["pattern"]] if "pattern" in schema else []
+        form = schema.get("format")
+        if form in FORMATS:
+            patterns.append(FORMATS[form])
+        elif form in ONLY_CHECKED:
+            self._drop(f"format {form!r}")
+        low, high = _count(schema, "minLength", 0), _count(schema, "maxLength", None)
+        return String(low or 0, high, tuple(patterns))
+
+    def _array(self, schema: dict[str, Any]) -> Array:
+        items, first = schema.get("items", True), schema.get("prefixItems", ())
+        if isinstance(items, list):  # as it was before prefixItems
+            items, first = schema.get("additionalItems", True), items
+        given = Items(tuple(first), items)
+        low, high = _count(schema, "minItems", 0), _count(schema, "maxItems", None)
+        return Array(low or 0, high, (given,) if given != Items() else ())
+
+    def _object(self, schema: dict[str, Any]) -> Object:
+        others = schema.get("additionalProperties")
+        unevaluated = schema.get("unevaluatedProperties")
+        if others is None and unevaluated is not None and unevaluated is not False:
+            others = unevaluated
+        given = Properties(
+            tuple(schema.get("properties", {}).items()),
+            tuple(schema.get("patternProperties", {}).items()),
+            others,
+        )
+        low, high = _count(schema, "minProperties", 0), _count(schema, "maxProperties", None)
+        required = schema.get("required", ())
+        return Object(
+            low or 0,
+            high,
+            tuple(required) if isinstance(required, (list, tuple)) else (),
+            (given,) if given != Properties() else (),
+            (schema["propertyNames"],) if "propertyNames" in schema else (),
+            unevaluated is False,
+        )
+
+    def _all(self, parts: Sequence[list[Shape]]) -> list[Shape]:
+        shapes = parts[0]
+        for others in parts[1:]:
+            both = (self._both(a, b) for a in shapes for b in others)
+            shapes = []
+            for shape in both:
+                if shape is not None and shape not in shapes:
+                    shapes.append(shape)
+                    if len(shapes) > _MAX_SHAPES:
+                        raise TooManyShapesError
+        return shapes
+
+    def _both(self, a: Shape, b: Shape) -> Shape | None:
+        if isinstance(b, Constant) and not isinstance(a, Constant):
+            a, b = b, a
+        if isinstance(a, Constant):
+            if isinstance(b, Constant):
+                return a if _json(a.value) == _json(b.value) else None
+            return a if _has_kind(a.value, b) else None
+        if type(a) is not type(b):
+            return None
+        guessed = a.is_guessed or b.is_guessed
+        if isinstance(a, Number) and isinstance(b, Number):
+            return Number(a.range.both(b.range), is_guessed=guessed)
+        if isinstance(a, (String, Array, Object)):
+            assert isinstance(b, (String, Array, Object))
+            shape: Shape = replace(
+                a,
+                low=max(a.low, b.low),
+                high=min((h for h in (a.high, b.high) if h is not None), default=None),
+                is_guessed=guessed,
+            )
+            if isinstance(shape, String) and isinstance(b, String):
+                patterns = tuple(dict.fromkeys([*shape.patterns, *b.patterns]))
+                return replace(shape, patterns=patterns)
+            if isinstance(shape, Array) and isinstance(b, Array):
+                return replace(shape, items=_joined(shape.items, b.items))
+            assert isinstance(shape, Object)
+            assert isinstance(b, Object)
+            return replace(
+                shape,
+                required=tuple(dict.fromkeys([*shape.required, *b.required])),
+                properties=_joined(shape.properties, b.properties),
+                names=_joined(shape.names, b.names),
+                is_closed=shape.is_closed or b.is_closed,
+            )
+        return replace(a, is_guessed=guessed)
+
+
+def _says_something(schema: dict[str, Any], keyword: str) -> bool:
+    if keyword == "if":
+        return not schema.keys().isdisjoint({"then", "else"})
+    if keyword == "unevaluatedItems":
+        return schema[keyword] is not True
+    return bool(schema[keyword]) or keyword in ("not", "contains")
+
+
+def _any_shapes() -> list[Shape]:
+    return [Object(), Array(), String(), Number(), Boolean(), Null()]
+
+
+def _joined(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    return a + tuple(part for part in b if part not in a)
+
+
+def _range(schema: dict[str, Any], *, integer: bool) -> NumberRange:
+    numbers = NumberRange(integer=integer)
+    lows, highs = _bounds(schema, "minimum"), _bounds(schema, "maximum")
+    for value, is_open in lows:
+        numbers = numbers.both(NumberRange(low=value, low_open=is_open))
+    for value, is_open in highs:
+        numbers = numbers.both(NumberRange(high=value, high_open=is_open))
+    if "multipleOf" in schema:
+        numbers = numbers.both(NumberRange(multiple=_exact(schema["multipleOf"])))
+    return numbers
+
+
+def _bounds(schema: dict[str, Any], keyword: str) -> list[tuple[Fraction, bool]]:
+    bounds = []
+    exclusive = schema.get(f"exclusive{keyword.capitalize()}")
+    if keyword in schema:  # beside it, older drafts say whether it is exclusive
+        bounds.append((_exact(schema[keyword]), exclusive is True))
+    if exclusive is not None and not isinstance(exclusive, bool):
+        bounds.append((_exact(exclusive), True))
+    return bounds
+
+
+def _exact(number: float) -> Fraction:
+    # as it is written: 0.1 is a tenth
+    return Fraction(repr(number))
+
+
+def _count(schema: dict[str, Any], keyword: str, default: int | None) -> int | None:
+    value = schema.get(keyword)
+    return default if value is None else int(value)
+
+
+def _has_kind(value: object, shape: Shape) -> bool:
+    """Return whether a value is of a shape's kind, and, if it is none with parts, of that shape.
+
+    More is not asked: a value with parts that does not match is found by the check.
+    """
+    if isinstance(shape, Boolean):
+        return isinstance(value, bool)
+    if isinstance(shape, Null):
+        return value is None
+    if isinstance(shape, Number):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        exact, numbers = _exact(value), shape.range
+        return numbers.both(NumberRange(low=exact, high=exact)).is_possible
+    if isinstance(shape, String):
+        return isinstance(value, str) and shape.low <= len(value) <= (
+            len(value) if shape.high is None else shape.high
+        )
+    return isinstance(value, dict if isinstance(shape, Object) else list)
+
+
+def _are_apart(unions: Sequence[list[Shape]]) -> bool:
+    """Return whether no value has shapes of two of the unions, for sure."""
+    for i, shapes in enumerate(unions):
+        for others in unions[i + 1 :]:
+            if any(_may_meet(a, b) for a in shapes for b in others):
+                return False
+    return True
+
+
+def _may_meet(a: Shape, b: Shape) -> bool:
+    if isinstance(a, Constant) and isinstance(b, Constant):
+        return _json(a.value) == _json(b.value)
+    if isinstance(a, Constant) or isinstance(b, Constant):
+        constant, other = (a, b) if isinstance(a, Constant) else (b, a)
+        assert isinstance(constant, Constant)
+        return _has_kind(constant.value, other)
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Number) and isinstance(b, Number):
+        return a.range.both(b.range).is_possible
+    if isinstance(a, Object) and isinstance(b, Object):
+        # told apart by a property that both need, with another constant in each
+        for name in set(a.required) & set(b.required):
+            some, others = (_constants(shape, name) for shape in (a, b))
+            if some and others and not some & others:
+                return False
+    return True
+
+
+def _constants(shape: Object, name: str) -> set[str]:
+    for properties in shape.properties:
+        schema = dict(properties.named).get(name)
+        if isinstance(schema, dict) and ("const" in schema or "enum" in schema):
+            values = [schema["const"]] if "const" in schema else schema["enum"]
+            return {_json(value) for value in values}
+    return set()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _part(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return value.get(name)
+    if isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+        return value[int(name)]
+    return None
+
+
+def _anchors(value: Any, base: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield what references may call the parts of a document, and the parts."""
+    if isinstance(value, dict):
+        name = value.get("$id", value.get("id"))
+        if isinstance(name, str):
+            base = name.removesuffix("#")
+            yield base, value
+            yield base.rsplit("/", 1)[-1], value
+        for keyword in ("$anchor", "$dynamicAnchor"):
+            if isinstance(value.get(keyword), str):
+                yield f"#{value[keyword]}", value
+                yield f"{base}#{value[keyword]}", value
+        for keyword, part in value.items():
+            if keyword not in ("const", "enum", "default", "examples"):
+                yield from _anchors(part, base)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _anchors(part, base)
