@@ -22,8 +22,8 @@ TOOLS  := PATH="$(abspath $(BIN)):$$PATH"
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 
 PATCHES := vendor/llama.cpp-patches
-NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/include/* $(PATCHES)/*) scripts/llama_cpp_source.py
-CXX_ALL := $(wildcard csrc/*.cpp csrc/*.h csrc/include/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h)
+NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/*/* $(PATCHES)/*) scripts/llama_cpp_source.py
+CXX_ALL := $(wildcard csrc/*/*.cpp csrc/*/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h)
 
 .PHONY: demo test sanitize test-vulkan schema-suite bench docs install lint format clean native-tests stock FORCE
 

@@ -2,9 +2,9 @@
 
 #include "../src/llama-ext.h"
 #include "check.h"
+#include "engine/scheduler.h"
 #include "ggml-backend.h"
 #include "kvfork.h"
-#include "scheduler.h"
 
 #include <algorithm>
 #include <map>

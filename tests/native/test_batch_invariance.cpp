@@ -3,8 +3,8 @@
 //
 // usage: test_batch_invariance MODEL.gguf FOLDER
 
-#include "batch_invariance.h"
-#include "error.h"
+#include "engine/batch_invariance.h"
+#include "engine/error.h"
 #include "ggml-cpu-fan-out.h"
 #include "harness.h"
 

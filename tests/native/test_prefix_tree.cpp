@@ -1,7 +1,7 @@
 // The radix tree against the plain way: a list of token vectors, compared one by one.
 
+#include "cache/prefix_tree.h"
 #include "check.h"
-#include "prefix_tree.h"
 
 #include <algorithm>
 #include <map>

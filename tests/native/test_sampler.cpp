@@ -5,7 +5,7 @@
 
 #include "ggml-cpp.h"
 #include "harness.h"
-#include "sampler.h"
+#include "text/sampler.h"
 
 #include <cmath>
 #include <functional>

@@ -1,7 +1,7 @@
 // What a reader may see of a text while it is being generated.
 
 #include "check.h"
-#include "text_stream.h"
+#include "text/text_stream.h"
 
 using kvf::TextStream;
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "answer_format.h"
+#include "text/answer_format.h"
 
 #include <string>
 #include <vector>

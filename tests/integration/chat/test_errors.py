@@ -19,7 +19,7 @@ from langgraph_kvfork import (
 from langgraph_kvfork.chat.default_model import smollm2_path
 
 VOCABULARY = (
-    Path(__file__).parents[2] / "build" / "llama.cpp" / "models" / "ggml-vocab-bert-bge.gguf"
+    Path(__file__).parents[3] / "build" / "llama.cpp" / "models" / "ggml-vocab-bert-bge.gguf"
 )
 ALTERNATE = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"

@@ -1,6 +1,6 @@
-#include "answer_format.h"
+#include "text/answer_format.h"
 
-#include "error.h"
+#include "engine/error.h"
 
 namespace kvf {
 

@@ -1,4 +1,4 @@
-#include "text_stream.h"
+#include "text/text_stream.h"
 
 #include <algorithm>
 

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "batch_invariance.h"
-#include "events.h"
-#include "scheduler.h"
+#include "engine/batch_invariance.h"
+#include "engine/events.h"
+#include "engine/scheduler.h"
 
 #include <atomic>
 #include <condition_variable>

@@ -1,9 +1,9 @@
 #include "kvfork.h"
 
-#include "answer.h"
-#include "chat_template.h"
-#include "engine.h"
-#include "error.h"
+#include "engine/engine.h"
+#include "engine/error.h"
+#include "text/answer.h"
+#include "text/chat_template.h"
 
 #include "log.h"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-STOCK = Path(__file__).parents[2] / "build" / "stock" / "bin"
+STOCK = Path(__file__).parents[3] / "build" / "stock" / "bin"
 
 PROGRAM = """
 import ctypes, json, os, sys

@@ -1,4 +1,4 @@
-#include "snapshots.h"
+#include "cache/snapshots.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "kvfork.h"
-#include "text_stream.h"
+#include "text/text_stream.h"
 
 #include "sampling.h"
 

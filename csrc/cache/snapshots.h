@@ -1,7 +1,7 @@
 #pragma once
 
-#include "branch.h"
-#include "prefix_tree.h"
+#include "cache/prefix_tree.h"
+#include "engine/branch.h"
 
 #include <cstddef>
 #include <optional>

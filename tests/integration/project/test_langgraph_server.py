@@ -18,7 +18,7 @@ if sys.version_info < (3, 11):
 import httpx
 from langgraph_sdk import get_sync_client
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "docs" / "guides" / "langgraph-server.md").read_text(encoding="utf-8")
 
 

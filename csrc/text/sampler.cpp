@@ -1,7 +1,7 @@
-#include "sampler.h"
+#include "text/sampler.h"
 
-#include "answer_format.h"
-#include "error.h"
+#include "engine/error.h"
+#include "text/answer_format.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "prefix_tree.h"
+#include "cache/prefix_tree.h"
 
 #include <algorithm>
 #include <utility>

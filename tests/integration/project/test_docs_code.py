@@ -9,7 +9,7 @@ import pytest
 from langgraph_kvfork import ChatKVFork
 from langgraph_kvfork.cli.main import _parser
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGES = {
     str(path.relative_to(ROOT / "docs")): path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "docs").rglob("*.md"))

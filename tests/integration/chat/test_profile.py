@@ -8,7 +8,7 @@ from pathlib import Path
 from langgraph_kvfork import ChatKVFork
 from langgraph_kvfork.chat.default_model import smollm2_path
 
-TEMPLATES = Path(__file__).parents[2] / "build" / "llama.cpp" / "models" / "templates"
+TEMPLATES = Path(__file__).parents[3] / "build" / "llama.cpp" / "models" / "templates"
 
 
 def test_it_says_what_the_file_says():

@@ -1,6 +1,6 @@
-#include "batch_invariance.h"
+#include "engine/batch_invariance.h"
 
-#include "error.h"
+#include "engine/error.h"
 #include "ggml-cpu-batch-invariant.h"
 #include "llama-pages.h"
 

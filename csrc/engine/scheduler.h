@@ -1,10 +1,10 @@
 #pragma once
 
-#include "branch.h"
-#include "events.h"
-#include "prefix_tree.h"
-#include "sequences.h"
-#include "snapshots.h"
+#include "cache/prefix_tree.h"
+#include "cache/sequences.h"
+#include "cache/snapshots.h"
+#include "engine/branch.h"
+#include "engine/events.h"
 
 #include <map>
 #include <memory>

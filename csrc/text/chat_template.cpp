@@ -1,8 +1,8 @@
-#include "chat_template.h"
+#include "text/chat_template.h"
 
-#include "answer_format.h"
-#include "error.h"
-#include "tool_prelude.h"
+#include "engine/error.h"
+#include "text/answer_format.h"
+#include "text/tool_prelude.h"
 
 #include "chat-peg-parser.h"
 #include "json-schema-to-grammar.h"

@@ -1,4 +1,4 @@
-#include "answer.h"
+#include "text/answer.h"
 
 #include "chat-peg-parser.h"
 #include "json.h"

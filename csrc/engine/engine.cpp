@@ -1,7 +1,7 @@
-#include "engine.h"
+#include "engine/engine.h"
 
-#include "context_memory.h"
-#include "error.h"
+#include "engine/context_memory.h"
+#include "engine/error.h"
 #include "ggml-cpu-fan-out.h"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
-#include "branch.h"
+#include "engine/branch.h"
 
-#include "error.h"
-#include "sampler.h"
+#include "engine/error.h"
+#include "text/sampler.h"
 
 #include <string>
 

@@ -1,8 +1,8 @@
-#include "scheduler.h"
+#include "engine/scheduler.h"
 
-#include "batch_invariance.h"
-#include "error.h"
-#include "sampler.h"
+#include "engine/batch_invariance.h"
+#include "engine/error.h"
+#include "text/sampler.h"
 
 #include <algorithm>
 #include <string>

@@ -1,6 +1,6 @@
-#include "sequences.h"
+#include "cache/sequences.h"
 
-#include "error.h"
+#include "engine/error.h"
 #include "llama-fork.h"
 #include "llama-pages.h"
 
