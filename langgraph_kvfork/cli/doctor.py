@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import os
 import platform
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 from langgraph_kvfork.engine.model_facts import ModelFacts, model_facts
 from langgraph_kvfork.engine.params import EngineParams, default_threads
@@ -69,26 +69,18 @@ def inspect(model_path: str, free: int | None = None) -> dict[str, Any]:
     return {**vars(facts), "fits": _fits(facts, free_memory() if free is None else free)}
 
 
-def free_memory() -> int | None:
-    """Return how many bytes of memory are free; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(s.split()[1]) for s in lines if s.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        pass  # not Linux
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
+def free_memory() -> int:
+    """Return how many bytes of memory are free for this machine's programs."""
+    return int(psutil.virtual_memory().available)
 
 
-def _fits(facts: ModelFacts, free: int | None) -> dict[str, Any] | None:
+def _fits(facts: ModelFacts, free: int) -> dict[str, Any] | None:
     """Return how many cells fit beside the weights, and how many branches into these.
 
     Nine tenths of the memory are counted, since computing needs some too. Weights and cells on a
     GPU are not looked at.
     """
-    if free is None or not facts.cell_bytes:
+    if not facts.cell_bytes:
         return None
     cells = max(int(0.9 * free) - facts.file_bytes, 0) // facts.cell_bytes
     lengths = [n for n in (2048, 8192, 32768, 131072) if n < facts.n_ctx_train]
@@ -158,7 +150,7 @@ def doctor_text(found: Mapping[str, Any], width: int | None = None) -> str:
         f"{size(device['free_bytes'])} of {size(device['total_bytes'])} free"
         for device in found["devices"]
     ]
-    lines.append(f"memory:   {'unknown' if free is None else size(free) + ' free'}")
+    lines.append(f"memory:   {size(free)} free")
     return fold("\n".join([*lines, "", *_model(found["model"])]), width, _LABEL)
 
 

@@ -41,7 +41,8 @@ def difference(before: EngineStats, after: EngineStats, seconds: float) -> Run:
 def machine() -> str:
     """Return the machine's name: processor, cores and system."""
     name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # it is Linux's, and only for the name
+    # neither Python nor psutil knows a processor's name on Linux
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), name)
     return f"{name}, {os.cpu_count()} cores, {platform.system()}"
