@@ -1,15 +1,26 @@
-"""Model files from the Hugging Face Hub."""
+"""Model files from the Hugging Face Hub, or from its cache where there is no network.
+
+`huggingface_hub` does the work: the cache, its links, revisions, tokens, resumed downloads, being
+offline. What is added here is that a pattern has to match one file, so that nobody downloads ten
+quantizations of a model, and that all parts of a split file come with the first.
+"""
 
 from __future__ import annotations
 
 import fnmatch
+import glob
 import importlib
 import os
+import re
+import sys
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from langgraph_kvfork.errors import InvalidRequestError
+
+_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+"""llama.cpp's names of the parts of a split file."""
 
 
 def download(
@@ -17,6 +28,8 @@ def download(
     filename: str,
     *,
     additional_files: Sequence[str] = (),
+    revision: str | None = None,
+    token: str | bool | None = None,
     local_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> str:
@@ -24,8 +37,11 @@ def download(
 
     Args:
         repo_id: The repository, `owner/name`.
-        filename: The file in it, or a glob pattern that matches one.
+        filename: The file in it, or a glob pattern that matches one; of a split file, the first
+            part, with which the others come.
         additional_files: More of them.
+        revision: A branch, tag or commit; None: the main branch.
+        token: Access token; None: the one that is logged in; False: none.
         local_dir: Where to put the files; None: the hub's cache.
         cache_dir: The hub's cache, if not the default one.
 
@@ -34,17 +50,43 @@ def download(
         InvalidRequestError: No file matches, or more than one.
     """
     hub = _huggingface_hub()
-    names = hub.HfApi().list_repo_files(repo_id)
-    path, *_ = [
-        hub.hf_hub_download(
-            repo_id=repo_id,
-            filename=_match(pattern, names, repo_id),
-            local_dir=local_dir,
-            cache_dir=cache_dir,
-        )
-        for pattern in (filename, *additional_files)
-    ]
-    return str(path)
+    source = {
+        "repo_id": repo_id,
+        "revision": revision,
+        "token": token,
+        "local_dir": local_dir,
+        "cache_dir": cache_dir,
+    }
+    names = _names(hub, source)
+    wanted = [_match(pattern, names, repo_id) for pattern in (filename, *additional_files)]
+    parts = [name for first in wanted for name in names if _is_part_of(name, first)]
+    exact = [glob.escape(name) for name in dict.fromkeys([*wanted, *parts])]
+    folder = hub.snapshot_download(**source, allow_patterns=exact)
+    return str(Path(folder, wanted[0]))
+
+
+def _names(hub: Any, source: dict[str, Any]) -> list[str]:
+    """Return the names of a repository's files; without a network, of those in the cache."""
+    try:
+        api = hub.HfApi(token=source["token"])
+        return list(api.list_repo_files(source["repo_id"], revision=source["revision"]))
+    except _no_network(hub):
+        folder = Path(hub.snapshot_download(**source, local_files_only=True))
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _no_network(hub: Any) -> tuple[type[Exception], ...]:
+    """Return the errors of a network that is not there; an answer of the hub is another one."""
+    errors: list[type[Exception]] = [ConnectionError, hub.errors.OfflineModeIsEnabled]
+    # which of them the hub's package uses depends on its version
+    for package, name in (("requests", "ConnectionError"), ("httpx", "TransportError")):
+        if package in sys.modules:
+            errors.append(getattr(sys.modules[package], name))
+    return tuple(errors)
+
+
+def _is_part_of(name: str, first: str) -> bool:
+    return bool(_PART.search(first)) and _PART.sub("", name) == _PART.sub("", first)
 
 
 def _huggingface_hub() -> Any:

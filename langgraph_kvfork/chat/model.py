@@ -307,6 +307,8 @@ class ChatKVFork(BaseChatModel):
         filename: str,
         *,
         additional_files: Sequence[str] = (),
+        revision: str | None = None,
+        token: str | bool | None = None,
         local_dir: str | os.PathLike[str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
@@ -318,6 +320,8 @@ class ChatKVFork(BaseChatModel):
             filename: The GGUF file in it (the first one, if it is split), or a glob pattern that
                 matches one file.
             additional_files: More files, or patterns that match one each, to download next to it.
+            revision: A branch, tag or commit; None: the main branch.
+            token: Access token; None: the one that is logged in; False: none.
             local_dir: Where to put the files; None: the hub's cache.
             cache_dir: The hub's cache, if not the default one.
             **kwargs: For the chat model.
@@ -330,6 +334,8 @@ class ChatKVFork(BaseChatModel):
             repo_id,
             filename,
             additional_files=additional_files,
+            revision=revision,
+            token=token,
             local_dir=local_dir,
             cache_dir=cache_dir,
         )
