@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, TypeAlias
-from urllib.parse import unquote
 
-from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.schema.formats import FORMATS, ONLY_CHECKED
 from langgraph_kvfork.schema.numbers import ANY_NUMBER, NumberRange
+from langgraph_kvfork.schema.references import References
 
 Schema: TypeAlias = "dict[str, Any] | bool"
 
@@ -159,10 +158,9 @@ class Shapes:
         drop: Callable[[str], None],
         admits: Callable[[Schema, object], bool],
     ) -> None:
-        self._root = root
+        self._references = References(root)
         self._drop = drop
         self._admits = admits
-        self._anchors = {} if isinstance(root, bool) else dict(_anchors(root))
 
     def of(self, schemas: Iterable[Schema]) -> list[Shape]:
         """Return the shapes of what matches all of `schemas`.
@@ -174,7 +172,7 @@ class Shapes:
         shapes = self._all([self._of(schema, frozenset()) for schema in schemas])
         return [shape for shape in shapes if not shape.is_guessed] or shapes
 
-    def _of(self, schema: Schema, followed: frozenset[str]) -> list[Shape]:
+    def _of(self, schema: Schema, followed: frozenset[int]) -> list[Shape]:
         if isinstance(schema, bool):
             return _any_shapes() if schema else []
         for keyword in _ONLY_CHECKED & schema.keys():
@@ -182,8 +180,10 @@ class Shapes:
                 self._drop(keyword)
         parts = [self._own(schema)]
         reference = schema.get("$ref")
-        if isinstance(reference, str) and reference not in followed:
-            parts.append(self._of(self.resolved(reference), followed | {reference}))
+        if isinstance(reference, str):
+            target = self._references.target(schema, reference)
+            if id(target) not in followed:
+                parts.append(self._of(target, followed | {id(target)}))
         branches = [part for word in ("allOf", "anyOf", "oneOf") for part in schema.get(word, ())]
         if any(isinstance(part, dict) and "unevaluatedProperties" in part for part in branches):
             self._drop("unevaluatedProperties")
@@ -195,28 +195,6 @@ class Shapes:
                     self._drop(keyword)
                 parts.append([shape for shapes in unions for shape in shapes])
         return self._all(parts)
-
-    def resolved(self, reference: str) -> Schema:
-        """Return what a reference leads to.
-
-        Raises:
-            InvalidRequestError: It leads nowhere in the document.
-        """
-        base, _, fragment = reference.partition("#")
-        target: Any = self._root
-        if base:
-            target = self._anchors.get(base, self._anchors.get(base.rsplit("/", 1)[-1]))
-        if fragment and not fragment.startswith("/"):
-            target = self._anchors.get(f"{base}#{fragment}", self._anchors.get(f"#{fragment}"))
-        else:
-            for name in unquote(fragment).split("/")[1:]:
-                target = _part(target, name.replace("~1", "/").replace("~0", "~"))
-        if not isinstance(target, (dict, bool)):
-            raise InvalidRequestError(
-                f"$ref={reference!r} is not possible: it leads to nothing in its schema; give the "
-                "place of one of its parts, such as #/$defs/name."
-            )
-        return target
 
     def _own(self, schema: dict[str, Any]) -> list[Shape]:
         """Return the shapes of what a schema says without others."""
@@ -440,31 +418,3 @@ def _constants(shape: Object, name: str) -> set[str]:
 
 def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _part(value: Any, name: str) -> Any:
-    if isinstance(value, dict):
-        return value.get(name)
-    if isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-        return value[int(name)]
-    return None
-
-
-def _anchors(value: Any, base: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield what references may call the parts of a document, and the parts."""
-    if isinstance(value, dict):
-        name = value.get("$id", value.get("id"))
-        if isinstance(name, str):
-            base = name.removesuffix("#")
-            yield base, value
-            yield base.rsplit("/", 1)[-1], value
-        for keyword in ("$anchor", "$dynamicAnchor"):
-            if isinstance(value.get(keyword), str):
-                yield f"#{value[keyword]}", value
-                yield f"{base}#{value[keyword]}", value
-        for keyword, part in value.items():
-            if keyword not in ("const", "enum", "default", "examples"):
-                yield from _anchors(part, base)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _anchors(part, base)
