@@ -52,8 +52,9 @@ class Dispatcher:
         self._cell_bytes = cell_bytes
         self._mailboxes: dict[int, Mailbox] = {}
         self._ended: KVForkError | None = None
-        # held from before a branch exists until its mailbox is known, so no event finds none
-        self._lock = threading.Lock()
+        # held from before a branch exists until its mailbox is known, so no event finds none;
+        # reentrant: a garbage collection inside may come back here
+        self._lock = threading.RLock()
         # a daemon: it must not keep the process from ending before atexit closes the engine
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()

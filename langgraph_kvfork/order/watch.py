@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,10 +65,11 @@ class _Loss:
     text: str
 
 
-_lock = threading.Lock()
-_running: list[_Call] = []
-_told: set[object] = set()
-"""Nodes and runs whose graph was warned of."""
+# Each step is one operation of a dict. There is no lock: a stream that is collected ends its call
+# wherever that happens, also within another call's step, and would wait for itself.
+_running: dict[_Call, None] = {}
+_told: dict[object, object] = {}
+"""Nodes and runs whose graph was warned of, and a mark of who did it."""
 
 
 @contextlib.contextmanager
@@ -93,16 +93,14 @@ def watched_order(
         return
     run = getattr(graph_runtime(), "control", None)
     call = _Call(engine, run, node_path(ensure_config().get("metadata", {})), messages, prompt)
-    with _lock:
-        siblings = [c for c in _running if c.engine is engine and c.run is run]
-        _running.append(call)
+    siblings = [c for c in list(_running) if c.engine is engine and c.run is run]
+    _running[call] = None
     try:
         if call.node not in _told:
             _compare(call, siblings[-_MOST_COMPARED:])
         yield
     finally:
-        with _lock:
-            _running.remove(call)
+        del _running[call]
 
 
 def _compare(call: _Call, siblings: Sequence[_Call]) -> None:
@@ -116,11 +114,11 @@ def _compare(call: _Call, siblings: Sequence[_Call]) -> None:
 
 def _is_news(*calls: _Call) -> bool:
     """Return whether nobody was warned of this graph before, and remember that somebody was."""
-    names = {name for call in calls for name in (call.node, call.run) if name is not None}
-    with _lock:
-        is_news = _told.isdisjoint(names)
-        _told.update(names)
-    return is_news
+    # always in one order: of several threads, the first to claim the first name has them all
+    runs = dict.fromkeys(call.run for call in calls if call.run is not None)
+    names = [*runs, *sorted({call.node for call in calls})]
+    ours = object()
+    return all(_told.setdefault(name, ours) is ours for name in names)
 
 
 def _sentences(loss: _Loss) -> str:

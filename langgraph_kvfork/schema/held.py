@@ -6,7 +6,6 @@ Schemas that its converter holds stay as they are. In others, a constant stands 
 from __future__ import annotations
 
 import json
-import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -55,8 +54,8 @@ NOT_PLAIN = {
 _FIRST_CONSTANT = 918_273_645_000_000
 """Constants count on from here: values that no schema has by chance."""
 
-_told: set[str] = set()
-_told_lock = threading.Lock()
+_told: dict[str, object] = {}
+"""What was warned of, and a mark of who did it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +212,10 @@ def warn_of_dropped(held: HeldSchemas, where: str) -> None:
         f"{where}: {', '.join(held.dropped)} cannot hold while an answer is generated. Answers are "
         "checked, and one that does not match is a StructuredOutputError."
     )
-    with _told_lock:
-        if message in _told:
-            return
-        _told.add(message)
-    warnings.warn(message, SchemaWarning, stacklevel=4)
+    # one step, without a lock: a garbage collection inside may come back here
+    ours = object()
+    if _told.setdefault(message, ours) is ours:
+        warnings.warn(message, SchemaWarning, stacklevel=4)
 
 
 def _is_plain(schema: Any) -> bool:

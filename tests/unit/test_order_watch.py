@@ -1,12 +1,16 @@
 """When the order of messages loses sharing, and what to move; no model computes here."""
 
 import os
+import sys
+import threading
+import warnings
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from langgraph_kvfork import InvalidRequestError, arrange
-from langgraph_kvfork.order.watch import _Call, _common_block, _common_prefix, _loss
+from langgraph_kvfork.order import watch
+from langgraph_kvfork.order.watch import _Call, _common_block, _common_prefix, _loss, watched_order
 
 TEXT = " ".join(f"{i} sheep passed the gate." for i in range(100))
 OTHER = " ".join(f"In the year {i} it rained." for i in range(100))
@@ -139,3 +143,63 @@ def test_a_role_alone_and_a_context_that_stays_as_it_was():
 def test_what_is_no_text_is_refused(arguments, message):
     with pytest.raises(InvalidRequestError, match=message):
         arrange(*arguments)
+
+
+def prompts_of(engine, begin):
+    message = SystemMessage(begin)
+    return watched_order(engine, [message, HumanMessage(TEXT)], f"<{begin}><{TEXT}>", shared=True)
+
+
+class Words:
+    """As much of an engine as a warning needs."""
+
+    def tokenize(self, text, **kwargs):
+        return text.split()
+
+
+def test_a_stream_that_is_collected_at_any_line_is_waited_for_by_nobody(monkeypatch):
+    monkeypatch.setattr(watch, "_told", type(watch._told)())
+    engine = Words()
+    done = []
+
+    def run():
+        """End another call before each line that a call runs, as a collector may."""
+        line = 0
+        while True:
+            line += 1
+            watch._told.clear()
+            collected = prompts_of(engine, "You are an editor.")
+            collected.__enter__()
+            n_lines = 0
+
+            def trace(frame, event, argument):
+                nonlocal n_lines, collected
+                if frame.f_code.co_filename != watch.__file__:
+                    return None
+                if event == "line":
+                    n_lines += 1
+                    if n_lines == line:  # noqa: B023 - within the loop
+                        sys.settrace(None)
+                        collected.__exit__(None, None, None)
+                        collected = None
+                return trace
+
+            sys.settrace(trace)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    with prompts_of(engine, "You are a lawyer."):
+                        pass
+            finally:
+                sys.settrace(None)
+            if collected is not None:
+                collected.__exit__(None, None, None)
+                done.append(line)
+                return
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert done
+    assert done[0] > 20
+    assert not watch._running

@@ -29,7 +29,7 @@ class State(TypedDict, total=False):
 
 @pytest.fixture(autouse=True)
 def nobody_was_told(monkeypatch):
-    monkeypatch.setattr(watch, "_told", set())
+    monkeypatch.setattr(watch, "_told", {})
     yield
     assert watch._running == []
 
