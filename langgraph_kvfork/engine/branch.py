@@ -12,8 +12,9 @@ from typing_extensions import Self
 
 from langgraph_kvfork.engine.cancel_scope import current_scope
 from langgraph_kvfork.engine.events import Done, Event
+from langgraph_kvfork.engine.given_up import INTERVAL, is_given_up
 from langgraph_kvfork.engine.mailbox import Item, LoopMailbox, ThreadMailbox
-from langgraph_kvfork.errors import GenerationTimeoutError, KVForkError
+from langgraph_kvfork.errors import BranchCancelledError, GenerationTimeoutError, KVForkError
 
 _AnyBranch = TypeVar("_AnyBranch", "Branch", "AsyncBranch")
 
@@ -92,7 +93,8 @@ class Branch(_BranchBase, Iterator[Event]):
 
     Raises:
         ContextOverflowError: The context is too small.
-        BranchCancelledError: Another thread cancelled it.
+        BranchCancelledError: Another thread cancelled it, or nobody waits any more for what this
+            thread computes.
         EngineClosedError: The engine was closed.
         GenerationError: The model or the back end failed.
         GenerationTimeoutError: It was not done in time.
@@ -102,16 +104,34 @@ class Branch(_BranchBase, Iterator[Event]):
         super().__init__(owner, timeout)
         self._mailbox = ThreadMailbox()
         self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._next_look = 0.0
 
     def __next__(self) -> Event:
         if self._ended:
             raise StopIteration
         try:
-            item = self._mailbox.take(self._deadline)
+            while (item := self._next_item()) is None and not self._is_late():
+                pass
         except BaseException:
             self._stop()
             raise
         return self._take(item)
+
+    def _next_item(self) -> Item | None:
+        """Return the next item; None if there is none for a while, or in time."""
+        now = time.monotonic()
+        if now >= self._next_look:
+            if is_given_up():
+                raise BranchCancelledError(
+                    "The branch was cancelled, since whoever waited for it has given up: an error, "
+                    "a time limit or Ctrl-C ended the call that this thread worked for."
+                )
+            self._next_look = now + INTERVAL
+        until = self._next_look if self._deadline is None else min(self._deadline, self._next_look)
+        return self._mailbox.take(until)
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def fork(self, seed: int | None = None) -> Branch:
         """Fork this branch where it is now; the new one goes on from there.

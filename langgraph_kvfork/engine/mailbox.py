@@ -22,9 +22,6 @@ Item: TypeAlias = Union[Event, KVForkError]  # noqa: UP007
 class ThreadMailbox:
     """For a caller who waits in a thread."""
 
-    # where a wait for a lock cannot be interrupted (Windows), Ctrl-C is noticed after these seconds
-    _INTERRUPTIBLE = 1.0
-
     def __init__(self) -> None:
         self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
 
@@ -33,24 +30,15 @@ class ThreadMailbox:
         for item in items:
             self._items.put(item)
 
-    def take(self, deadline: float | None) -> Item | None:
-        """Wait for the next item.
+    def take(self, until: float) -> Item | None:
+        """Wait for the next item; None: there is none before `until`, on `time.monotonic`'s clock.
 
-        Args:
-            deadline: When to give up, on `time.monotonic`'s clock; None: never.
-
-        Returns:
-            The item; None when the deadline has passed.
+        Where a wait for a lock cannot be interrupted (Windows), Ctrl-C is noticed then.
         """
-        while True:
-            wait = self._INTERRUPTIBLE
-            if deadline is not None:
-                wait = min(wait, max(deadline - time.monotonic(), 0.0))
-            try:
-                return self._items.get(timeout=wait)
-            except queue.Empty:
-                if deadline is not None and time.monotonic() >= deadline:
-                    return None
+        try:
+            return self._items.get(timeout=max(until - time.monotonic(), 0.0))
+        except queue.Empty:
+            return None
 
 
 class LoopMailbox:

@@ -14,6 +14,8 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers.context import register_configure_hook
 
+from langgraph_kvfork.engine.given_up import note_caller
+
 if TYPE_CHECKING:
     from langgraph_kvfork.engine.engine import Engine
 
@@ -108,12 +110,14 @@ class RunHandler(BaseCallbackHandler):
         self, *args: Any, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
         """Take note of a graph, a node or a chain."""
+        note_caller()
         _runs.begin(run_id, parent_run_id)
 
     def on_tool_start(
         self, *args: Any, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
         """Take note of a tool: it may call models."""
+        note_caller()
         _runs.begin(run_id, parent_run_id)
 
     def on_chat_model_start(
