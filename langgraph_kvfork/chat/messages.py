@@ -15,6 +15,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from langgraph_kvfork.chat.content import calls_in_content, text_of_content
 from langgraph_kvfork.checks import is_json_object, require
 from langgraph_kvfork.errors import InvalidRequestError
 
@@ -35,22 +36,22 @@ def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 def _convert(message: BaseMessage, where: str) -> dict[str, Any]:
     if isinstance(message, SystemMessage):
-        return {"role": "system", "content": _text(message, where, "\n")}
+        return {"role": "system", "content": text_of_content(message, where, "\n")}
     if isinstance(message, HumanMessage):
-        return {"role": "user", "content": _text(message, where, "\n")}
+        return {"role": "user", "content": text_of_content(message, where, "\n")}
     if isinstance(message, AIMessage):
         return _convert_answer(message, where)
     if isinstance(message, ToolMessage):
         converted = {
             "role": "tool",
-            "content": _text(message, where, "\n"),
+            "content": text_of_content(message, where, "\n"),
             "tool_call_id": message.tool_call_id,
         }
         if message.name:
             converted["name"] = message.name
         return converted
     if isinstance(message, ChatMessage):
-        return {"role": message.role, "content": _text(message, where, "\n")}
+        return {"role": message.role, "content": text_of_content(message, where, "\n")}
     raise InvalidRequestError(
         f"{where} is a {type(message).__name__}, which no chat template knows: give a "
         "SystemMessage, HumanMessage, AIMessage, ToolMessage or ChatMessage."
@@ -58,7 +59,11 @@ def _convert(message: BaseMessage, where: str) -> dict[str, Any]:
 
 
 def _convert_answer(message: AIMessage, where: str) -> dict[str, Any]:
-    converted: dict[str, Any] = {"role": "assistant", "content": _text(message, where, "")}
+    said = text_of_content(message, where, "")
+    refusal = message.additional_kwargs.get("refusal")  # where OpenAI's models have it
+    if not said and isinstance(refusal, str):
+        said = refusal
+    converted: dict[str, Any] = {"role": "assistant", "content": said}
     calls = [
         {
             "type": "function",
@@ -68,7 +73,7 @@ def _convert_answer(message: AIMessage, where: str) -> dict[str, Any]:
                 "arguments": _json(call["args"], f"{where}.tool_calls[{i}].args"),
             },
         }
-        for i, call in enumerate(message.tool_calls)
+        for i, call in enumerate([*message.tool_calls, *calls_in_content(message)])
     ]
     # what the model said and nobody could parse is a part of the conversation all the same
     calls += [
@@ -101,26 +106,3 @@ def _quoted(arguments: str) -> str:
     except ValueError:
         return json.dumps(arguments, ensure_ascii=False)
     return arguments
-
-
-# blocks of an answer that its message also carries elsewhere, or that no template takes back
-_ANSWER_BLOCKS = {"tool_call", "invalid_tool_call", "tool_use", "reasoning", "thinking"}
-
-
-def _text(message: BaseMessage, where: str, separator: str) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    texts: list[str] = []
-    for i, block in enumerate(message.content):
-        if isinstance(block, str):
-            texts.append(block)
-            continue
-        kind = block.get("type")
-        if kind == "text" and isinstance(block.get("text"), str):
-            texts.append(block["text"])
-        elif not (isinstance(message, AIMessage) and kind in _ANSWER_BLOCKS):
-            raise InvalidRequestError(
-                f"{where}.content[{i}] is a block of type {kind!r}, and this model takes text "
-                'only: give blocks {"type": "text", "text": "..."} or a string.'
-            )
-    return separator.join(texts)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from langgraph_kvfork.chat.tool_choice import ToolChoice, read_choice
 from langgraph_kvfork.chat.type_schema import recursive_parameters
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.schema.limits import check_depth, check_schema
 
 AnyTool = dict[str, Any] | type | Callable[..., Any] | BaseTool
-ToolChoice = str | bool | dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,12 @@ def openai_tools(
         require(isinstance(called, str) and bool(called), where, tool, "give it a name")
         description = schema["function"].get("description", "")
         require(isinstance(description, str), where, tool, "give a string as its description")
-        if parameters := recursive_parameters(tool):
-            schema["function"]["parameters"] = parameters
-        check_schema(schema["function"].get("parameters") or {}, f"{where}'s parameters")
+        if own := recursive_parameters(tool):
+            schema["function"]["parameters"] = own
+        parameters = schema["function"].get("parameters")
+        parameters = {} if parameters is None else parameters
+        require(isinstance(parameters, dict), f"{where}.parameters", parameters, "give JSON schema")
+        check_schema(parameters, f"{where}'s parameters")
         converted.append(schema)
     return converted
 
@@ -118,7 +121,7 @@ def chosen_tools(
     Args:
         tools: Those that can be called, in any form that LangChain takes.
         choice: None or "auto": the model decides; "none": no call; "any", "required" or True: some
-            call; a tool's name, or OpenAI's dict with one: this one.
+            call; a tool's name: this one; or a dict that a provider has for one of these.
         parallel: Whether one answer may call several times; None: if the template knows it.
         told: Those that the prompt tells of; None: those that can be called.
 
@@ -133,29 +136,19 @@ def chosen_tools(
     )
     schemas = tuple(openai_tools(() if tools is None else tools))
     in_prompt = None if told is None else tuple(openai_tools(told, name="prompt_tools"))
-    if not schemas:
-        require(
-            choice in (None, False, "auto", "none"),
-            "tool_choice",
-            choice,
-            "give tools to choose from, too",
-        )
-        return Tools(told=in_prompt)
-    if choice in (None, False, "auto"):
-        return Tools(schemas, "auto", None, parallel, in_prompt)
-    if choice == "none":
-        return Tools(schemas, "none", None, parallel, in_prompt)
-    if choice in (True, "any", "required"):
-        return Tools(schemas, "required", None, parallel, in_prompt)
-    name = choice
-    if isinstance(choice, Mapping):
-        function = choice.get("function")
-        name = (function if isinstance(function, Mapping) else choice).get("name")
     by_name = {schema["function"]["name"]: schema for schema in schemas}
-    require(
-        isinstance(name, str) and name in by_name,
-        "tool_choice",
-        choice,
-        f"give auto, none, any or the name of a tool: {', '.join(by_name)}",
-    )
-    return Tools(schemas, "required", by_name[name], parallel, in_prompt)
+    if not schemas:
+        kind = choice.get("type") if isinstance(choice, dict) else choice
+        good = kind in (False, "auto", "none") or choice is None
+        require(good, "tool_choice", choice, "give tools to choose from, too")
+        return Tools(told=in_prompt)
+    read = read_choice(choice, list(by_name))
+    parallel = read.parallel if parallel is None else parallel
+    if read.is_one:
+        assert read.names is not None
+        return Tools(schemas, "required", by_name[read.names[0]], parallel, in_prompt)
+    if read.names is not None:
+        # the prompt still tells of all tools, as other branches' prompts do
+        in_prompt = schemas if in_prompt is None else in_prompt
+        schemas = tuple(by_name[name] for name in dict.fromkeys(read.names))
+    return Tools(schemas, read.kind, None, parallel, in_prompt)
