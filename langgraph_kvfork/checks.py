@@ -20,7 +20,7 @@ def require(condition: bool, name: str, value: object, remedy: str) -> None:
         InvalidRequestError: `condition` is false; the message names argument, value and remedy.
     """
     if not condition:
-        raise InvalidRequestError(f"{name}={_shown(value)} is not possible: {remedy}.")
+        raise InvalidRequestError(f"{name}={shown(value)} is not possible: {remedy}.")
 
 
 def check_number(
@@ -95,7 +95,8 @@ def is_json_object(value: object) -> bool:
     return True
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as a message shows it: on one line, and not too long."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits; a nest without end

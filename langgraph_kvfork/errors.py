@@ -6,7 +6,7 @@ Nothing here needs LangChain. A chat model raises subclasses that are LangChain'
 LangGraph's default `RetryPolicy` goes by builtin base classes: it does not retry `ValueError`,
 `OSError`, `RuntimeError` and `ImportError`. An error that would come again has such a base; one
 that may not come again has none. Therefore `GenerationTimeoutError` is no builtin `TimeoutError`,
-which is an `OSError`.
+which is an `OSError`. LangChain's middleware goes by `is_retryable` instead, which says the same.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ class KVForkError(Exception):
 
 class NativeLibraryError(KVForkError, ImportError):
     """The native library is missing, cannot be loaded, or does not fit the Python part."""
+
+    is_retryable = False
+
+
+class MissingPackageError(KVForkError, ImportError):
+    """A package that this needs, and that is not installed with it, is missing."""
+
+    is_retryable = False
 
 
 class ModelLoadError(KVForkError, OSError):
@@ -51,19 +59,27 @@ class GenerationTimeoutError(KVForkError):
 
 
 class BranchCancelledError(KVForkError, RuntimeError):
-    """A branch was cancelled by somebody else than the one who waits for it."""
+    """A branch was cancelled by somebody else than the one who waits for it, or nobody waits."""
+
+    is_retryable = False
 
 
 class BranchEndedError(KVForkError, RuntimeError):
     """A branch that was to be forked had already ended."""
 
+    is_retryable = False
+
 
 class EngineClosedError(KVForkError):
-    """The engine was closed: before this call, or while it waited."""
+    """The engine was closed: before this call, or while it waited. The next call gets another."""
+
+    is_retryable = True
 
 
 class ProcessForkedError(KVForkError, RuntimeError):
     """The operating system forked this process off one that had loaded a model: see the message."""
+
+    is_retryable = False
 
 
 class SchemaWarning(UserWarning):

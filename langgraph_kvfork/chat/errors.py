@@ -19,6 +19,7 @@ from langgraph_kvfork.errors import KVForkError
 if TYPE_CHECKING:
     from langchain_core.exceptions import ContextOverflowError as _ContextOverflow
     from langchain_core.exceptions import ModelAPIError as _Failure
+    from langchain_core.exceptions import ModelError as _Error
     from langchain_core.exceptions import ModelInvalidRequestError as _InvalidRequest
     from langchain_core.exceptions import ModelNotFoundError as _NotFound
     from langchain_core.exceptions import ModelTimeoutError as _Timeout
@@ -29,6 +30,7 @@ else:
     def _base(name: str) -> type:
         return getattr(_langchain, name, None) or type(name, (), {})
 
+    _Error = _base("ModelError")
     _Failure = _base("ModelAPIError")
     _ContextOverflow = _base("ContextOverflowError")
     _InvalidRequest = _base("ModelInvalidRequestError")
@@ -56,6 +58,26 @@ class GenerationTimeoutError(errors.GenerationTimeoutError, _Timeout):
     """`langgraph_kvfork.errors.GenerationTimeoutError`, as LangChain's."""
 
 
+class NativeLibraryError(errors.NativeLibraryError, _Error):
+    """`langgraph_kvfork.errors.NativeLibraryError`, as LangChain's."""
+
+
+class MissingPackageError(errors.MissingPackageError, _Error):
+    """`langgraph_kvfork.errors.MissingPackageError`, as LangChain's."""
+
+
+class BranchCancelledError(errors.BranchCancelledError, _Error):
+    """`langgraph_kvfork.errors.BranchCancelledError`, as LangChain's."""
+
+
+class EngineClosedError(errors.EngineClosedError, _Error):
+    """`langgraph_kvfork.errors.EngineClosedError`, as LangChain's."""
+
+
+class ProcessForkedError(errors.ProcessForkedError, _Error):
+    """`langgraph_kvfork.errors.ProcessForkedError`, as LangChain's."""
+
+
 class StructuredOutputError(KVForkError, OutputParserException):
     """An answer does not match its schema, or was cut off. `llm_output` has its text."""
 
@@ -66,6 +88,11 @@ _LANGCHAINS: dict[type[KVForkError], type[KVForkError]] = {
     errors.ContextOverflowError: ContextOverflowError,
     errors.GenerationError: GenerationError,
     errors.GenerationTimeoutError: GenerationTimeoutError,
+    errors.NativeLibraryError: NativeLibraryError,
+    errors.MissingPackageError: MissingPackageError,
+    errors.BranchCancelledError: BranchCancelledError,
+    errors.EngineClosedError: EngineClosedError,
+    errors.ProcessForkedError: ProcessForkedError,
 }
 
 

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.checks import require
+from langgraph_kvfork.errors import InvalidRequestError, MissingPackageError
 
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 """llama.cpp's names of the parts of a split file."""
@@ -46,9 +47,14 @@ def download(
         cache_dir: The hub's cache, if not the default one.
 
     Raises:
-        ImportError: The package `huggingface-hub` is missing.
+        MissingPackageError: The package `huggingface-hub` is missing.
         InvalidRequestError: No file matches, or more than one.
     """
+    for name, value in (("repo_id", repo_id), ("filename", filename)):
+        require(isinstance(value, str) and bool(value), name, value, "give its name")
+    for name, folder in (("local_dir", local_dir), ("cache_dir", cache_dir)):
+        # an empty path, of a variable that is not set, would be the working directory
+        require(folder is None or bool(os.fspath(folder)), name, folder, "give a folder, or None")
     hub = _huggingface_hub()
     source = {
         "repo_id": repo_id,
@@ -94,7 +100,7 @@ def _huggingface_hub() -> Any:
         # not an import statement, which type checkers could only follow where it is installed
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "from_pretrained needs the package huggingface-hub: "
             "`pip install 'langgraph-kvfork[hub]'`."
         ) from error

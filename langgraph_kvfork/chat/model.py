@@ -17,7 +17,7 @@ from langchain_core.language_models.chat_models import BaseChatModel, generate_f
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 from typing_extensions import Self
 
 from langgraph_kvfork.chat.answer import PROVIDER, Answer
@@ -35,7 +35,9 @@ from langgraph_kvfork.chat.structured_output import (
     structured_output,
 )
 from langgraph_kvfork.chat.token_count import count_tokens
-from langgraph_kvfork.chat.tools import AnyTool, ToolChoice, chosen_tools, openai_tools
+from langgraph_kvfork.chat.tool_choice import ToolChoice
+from langgraph_kvfork.chat.tools import AnyTool, chosen_tools, openai_tools
+from langgraph_kvfork.chat.validation import is_known_good, key_of, refusal, remember
 from langgraph_kvfork.checks import (
     check_integer,
     check_number,
@@ -75,9 +77,6 @@ _CALL_FIELDS = (
 _CHECKED_FIELDS = frozenset({*_ENGINE_FIELDS, *_MODEL_FIELDS})
 _NOT_COMPUTED = Usage(0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
 
-_valid: set[tuple[Any, ...]] = set()
-"""Arguments of models whose values were all in their ranges."""
-
 
 def _stop_strings(stop: object) -> Sequence[str]:
     if stop is None:
@@ -91,25 +90,6 @@ def _stop_strings(stop: object) -> Sequence[str]:
 @cache
 def _known_names(cls: type[BaseChatModel]) -> frozenset[str]:
     return frozenset({*cls.model_fields, "stop_sequences"})
-
-
-def _key(model: BaseChatModel) -> tuple[Any, ...] | None:
-    """Return all that a model was given to check; None if it cannot be remembered."""
-    values = model.__dict__
-    given = [(name, values.get(name)) for name in model.model_fields_set & _CHECKED_FIELDS]
-    key = (type(model), *((n, tuple(v)) if type(v) is list else (n, v) for n, v in given))
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
-
-
-def _remember(key: tuple[Any, ...] | None) -> None:
-    if key is not None:
-        if len(_valid) >= 1024:
-            _valid.clear()
-        _valid.add(key)
 
 
 class ChatKVFork(BaseChatModel):
@@ -133,7 +113,8 @@ class ChatKVFork(BaseChatModel):
         ```
 
     Raises:
-        pydantic.ValidationError: An argument is unknown, of a wrong type or out of range.
+        InvalidRequestError: An argument is unknown, of a wrong type or out of range. It is a
+            `ValueError` and, where pydantic allows it, a `pydantic.ValidationError` too.
     """
 
     model_config = ConfigDict(
@@ -241,7 +222,7 @@ class ChatKVFork(BaseChatModel):
     stop: list[str] = Field(default_factory=list, alias="stop_sequences")
     """Strings that end the text and are not part of it. A call's `stop` comes on top."""
     max_tokens: int | None = None
-    """Most tokens to generate; None: until the context is full."""
+    """Most tokens to generate; None or -1: until the context is full."""
     logprobs: bool = False
     """Put each token's log-probability into `response_metadata["logprobs"]`."""
     top_logprobs: int | None = None
@@ -266,7 +247,8 @@ class ChatKVFork(BaseChatModel):
     api_key: SecretStr | None = None
     """Taken likewise. Nothing here needs one."""
     streaming: bool = False
-    """Whether `invoke` streams inside. The result is the same; callbacks get every token."""
+    """Whether `invoke` streams inside. The result is the same; callbacks get every token. `stream`
+    streams either way (`disable_streaming=True` lets it not)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -278,13 +260,23 @@ class ChatKVFork(BaseChatModel):
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
         # what was valid once is valid again: graphs and tests make models by the thousand
-        key = _key(self)
-        if key is None or key not in _valid:
+        key = key_of(self, _CHECKED_FIELDS)
+        if not is_known_good(key):
             self._call(None, {})
             # the path of the default model is looked up when it is needed
-            self._engine_params(self.model_path or FILE)
-            _remember(key)
+            self._engine_params(FILE if self.model_path is None else self.model_path)
+            remember(key)
         return self
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The names of the fields that were given.
+
+        LangChain never streams from a model whose `streaming` was given and is False. Here that is
+        the default, which `configurable_fields` and copies give with all others.
+        """
+        given = super().model_fields_set
+        return given if self.streaming else given - {"streaming"}
 
     @model_validator(mode="after")
     def _leave_profile_open(self) -> Self:
@@ -293,7 +285,13 @@ class ChatKVFork(BaseChatModel):
             self.__dict__.pop("profile", None)
         return self
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # which knows the fields
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                super().__init__(*args, **kwargs)
+            except ValidationError as error:
+                raise refusal(error) from None
 
         def __getattr__(self, name: str) -> Any:
             if name == "profile":
@@ -301,6 +299,7 @@ class ChatKVFork(BaseChatModel):
             return super().__getattr__(name)
 
     @classmethod
+    @langchain_errors()
     def from_pretrained(
         cls,
         repo_id: str,
@@ -327,7 +326,7 @@ class ChatKVFork(BaseChatModel):
             **kwargs: For the chat model.
 
         Raises:
-            ImportError: The package `huggingface-hub` is missing.
+            MissingPackageError: The package `huggingface-hub` is missing.
             InvalidRequestError: No file matches, or more than one.
         """
         path = download(
@@ -388,7 +387,9 @@ class ChatKVFork(BaseChatModel):
         Args:
             tools: Functions, pydantic models, TypedDicts, `BaseTool`s, or OpenAI's JSON.
             tool_choice: None or "auto": the model decides; "none": no call; "any", "required" or
-                True: some call; the name of a tool (or OpenAI's dict with it): this one.
+                True: some call; the name of a tool: this one; or the dict that OpenAI, Anthropic,
+                Bedrock or Google has for one of these. Of a list of allowed tools, only these can
+                be called; the prompt still tells of all.
             parallel_tool_calls: Whether one answer may call several times. None: if the model's own
                 template knows it; but for one tool by its name, once.
             prompt_tools: The tools that the prompt tells of, so that calls with different tools
@@ -655,7 +656,7 @@ class ChatKVFork(BaseChatModel):
 
     @property
     def _model_name(self) -> str:
-        return Path(self.model_path or FILE).stem
+        return Path(FILE if self.model_path is None else self.model_path).stem
 
     #
     # from fields to what the engine takes
@@ -663,7 +664,9 @@ class ChatKVFork(BaseChatModel):
 
     def _engine_params(self, model_path: str | None = None) -> EngineParams:
         values = {name: getattr(self, name) for name in _ENGINE_FIELDS}
-        values["model_path"] = model_path or self.model_path or smollm2_path()
+        if model_path is None:
+            model_path = smollm2_path() if self.model_path is None else self.model_path
+        values["model_path"] = model_path
         return EngineParams(**values)
 
     def _messages(self, messages: LanguageModelInput) -> list[BaseMessage]:
@@ -707,7 +710,8 @@ class ChatKVFork(BaseChatModel):
         )
 
     def _template_variables(self, options: dict[str, Any]) -> dict[str, Any]:
-        given = options.get("chat_template_kwargs") or {}
+        given = options.get("chat_template_kwargs")
+        given = {} if given is None else given
         remedy = "give a dict from names in the template to values that JSON can hold"
         require(isinstance(given, dict), "chat_template_kwargs", given, remedy)
         variables = {**self.chat_template_kwargs, **given}
@@ -743,7 +747,7 @@ class ChatKVFork(BaseChatModel):
             request.max_tokens != 0,
             "max_tokens",
             request.max_tokens,
-            "give 1 or more, or None to go on until the context is full; to prefill only, call "
-            "prefill()",
+            "give 1 or more, or None or -1 to go on until the context is full; to prefill only, "
+            "call prefill()",
         )
         return request

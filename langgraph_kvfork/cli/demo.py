@@ -149,7 +149,7 @@ def _columns(run: Run) -> dict[str, str]:
 
 
 def _document(path: Path | None) -> str:
-    found = path or _license()
+    found = _license() if path is None else path
     if found is None:
         raise InvalidRequestError("This installation has no LICENSE to read: give a --document.")
     try:

@@ -54,7 +54,11 @@ def _doctor(options: argparse.Namespace) -> int:
     from langgraph_kvfork.chat.default_model import smollm2_path
     from langgraph_kvfork.cli.doctor import doctor, doctor_text
 
-    _show(doctor(options.model or smollm2_path()), doctor_text, as_json=options.json)
+    _show(
+        doctor(smollm2_path() if options.model is None else options.model),
+        doctor_text,
+        as_json=options.json,
+    )
     return 0
 
 

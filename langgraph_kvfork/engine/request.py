@@ -17,7 +17,7 @@ class Request:
     """How to go on after a prompt. Names and defaults are llama-cpp-python's.
 
     Attributes:
-        max_tokens: Most tokens to generate; 0: prefill only; None: until the context is full.
+        max_tokens: Most tokens to generate; 0: prefill only; None or -1: until the context is full.
         temperature: Randomness; 0: greedy, always the most likely token.
         top_k: Sample among this many most likely tokens; 0: off.
         top_p: Sample among the most likely tokens whose probabilities add up to this; 1: off.
@@ -64,9 +64,11 @@ class Request:
             check_integer(
                 "max_tokens",
                 self.max_tokens,
-                "give a count from 0 on, or None to go on until the context is full",
-                low=0,
+                "give a count from 0 on, or None or -1 to go on until the context is full",
+                low=-1,
             )
+            if self.max_tokens == -1:  # as llama.cpp, Ollama and others have it
+                object.__setattr__(self, "max_tokens", None)
         check_number("temperature", self.temperature, "give 0 (greedy) or more", low=0)
         check_integer("top_k", self.top_k, "give 1 or more, or 0 for off", low=-1)
         for name in ("top_p", "min_p", "typical_p"):

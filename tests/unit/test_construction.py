@@ -5,9 +5,18 @@ import subprocess
 import sys
 
 import pytest
-from pydantic import ValidationError
+from langchain_core.exceptions import ModelInvalidRequestError
+from pydantic import BaseModel, ValidationError
 
-from langgraph_kvfork import ChatKVFork, EngineParams, InvalidRequestError, Request
+from langgraph_kvfork import (
+    ChatKVFork,
+    EngineParams,
+    InvalidRequestError,
+    KVForkError,
+    MissingPackageError,
+    Request,
+)
+from langgraph_kvfork.chat import hub
 from langgraph_kvfork.chat.model import _ENGINE_FIELDS, _REQUEST_FIELDS
 
 
@@ -126,6 +135,8 @@ def test_an_unknown_argument_is_refused_by_name():
         ("timeout", -1),
         ("logit_bias", {-1: 1.0}),
         ("lora_path", ""),
+        ("model_path", ""),
+        ("max_tokens", -2),
         ("lora_scale", float("inf")),
         ("chat_template", "llama-2"),
         ("chat_template_kwargs", {"date": object()}),
@@ -133,7 +144,64 @@ def test_an_unknown_argument_is_refused_by_name():
 )
 def test_a_value_out_of_range_is_refused_by_name(argument, value):
     with pytest.raises(ValidationError, match=argument):
-        ChatKVFork(model_path="model.gguf", **{argument: value})
+        ChatKVFork(**{"model_path": "model.gguf", argument: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"n_ctx": -1}, "n_ctx=-1 is not possible: give a count of tokens, or 0 for the training"),
+        ({"n_ctx": "many"}, "n_ctx='many' is not possible: input should be a valid integer"),
+        ({"streaming": "yes!"}, "streaming='yes!' is not possible: input should be a valid boole"),
+        ({"n_ctx": "x", "top_k": "y"}, r"n_ctx='x' .*\. top_k='y' is not"),
+        ({"n_cxt": 1}, "ChatKVFork has no argument 'n_cxt'"),
+        ({"model_path": ""}, "model_path='' is not possible: give the path of a GGUF file"),
+        ({"logit_bias": {"a": 1}}, r"logit_bias\.a\.\[key\]='a' is not possible"),
+    ],
+)
+def test_errors_of_the_constructor_are_of_the_family_whoever_finds_them(arguments, sentence):
+    with pytest.raises(KVForkError, match=f"^{sentence}") as refusal:
+        ChatKVFork(**arguments)
+    assert isinstance(refusal.value, (InvalidRequestError, ModelInvalidRequestError))
+    assert isinstance(refusal.value, ValidationError)
+    assert not refusal.value.is_retryable
+    assert refusal.value.errors()
+
+
+def test_a_field_that_holds_a_model_refuses_as_pydantic_does():
+    class Settings(BaseModel):
+        llm: ChatKVFork
+
+    assert Settings.model_validate({"llm": {"n_ctx": 512}}).llm.n_ctx == 512
+    with pytest.raises(ValidationError, match="n_ctx=-1 is not possible"):
+        Settings.model_validate({"llm": {"n_ctx": -1}})
+    with pytest.raises(ValidationError, match="valid integer"):
+        Settings.model_validate({"llm": {"n_ctx": "x"}})
+
+
+def test_what_is_found_good_has_a_type():
+    assert ChatKVFork(seed=1, logprobs=True, top_logprobs=1)
+    for value in (True, 1.5):
+        with pytest.raises(KVForkError, match="seed"):
+            ChatKVFork.model_construct(seed=value).invoke("Hello")
+
+
+@pytest.mark.parametrize("name", ["repo_id", "filename", "local_dir", "cache_dir"])
+def test_an_empty_name_is_not_an_absent_one(name):
+    given = {"repo_id": "a/b", "filename": "c.gguf", name: ""}
+    with pytest.raises(ModelInvalidRequestError, match=rf"^{name}='' is not possible"):
+        ChatKVFork.from_pretrained(**given)
+
+
+def test_a_package_that_is_missing_is_of_the_family_too(monkeypatch):
+    monkeypatch.setattr(hub.importlib, "import_module", missing)
+    for kind in (MissingPackageError, KVForkError, ImportError):
+        with pytest.raises(kind, match="huggingface-hub"):
+            ChatKVFork.from_pretrained("a/b", "c.gguf")
+
+
+def missing(name):
+    raise ImportError(name)
 
 
 def test_standard_parameters_are_accepted():

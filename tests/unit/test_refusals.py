@@ -58,7 +58,7 @@ def test_a_number_is_a_number(llm, name, value):
     ("name", "values"),
     [
         ("timeout", ["1", math.nan, -1, HUGE, True]),
-        ("max_tokens", [0, -1, 1.5, "1", math.nan, HUGE, True]),
+        ("max_tokens", [0, -2, 1.5, "1", math.nan, HUGE, True]),
         ("seed", ["1", 1.5, 2**32, -2, HUGE, True]),
         ("logprobs", [None, 3, "yes"]),
         ("top_logprobs", [-1, 1.5, "x", True]),
@@ -71,7 +71,10 @@ def test_a_number_is_a_number(llm, name, value):
             "logit_bias",
             [None, [1], {"a": 1}, {-1: 1}, {1: "x"}, {1: math.nan}, {1: HUGE}, {True: 1}],
         ),
-        ("chat_template_kwargs", [3, "x", {1: 2}, {"a": object()}, {"a": math.nan}, {"a": HALF}]),
+        (
+            "chat_template_kwargs",
+            [3, 0, "", [], "x", {1: 2}, {"a": object()}, {"a": math.nan}, {"a": HALF}],
+        ),
         ("response_format", [3, "json", {}, {"type": "json_schema", "json_schema": None}, [1]]),
         ("tools", [3, "add", {"a": 1}, math.nan]),
         ("prompt_tools", [3, "add", {"a": 1}, math.nan]),

@@ -65,7 +65,43 @@ async def test_fields_are_configurable_at_run_time(llm, engine, asynchronous):
         await call(model, "word " * 300, config, asynchronous=asynchronous)
     llm.model_copy(update={"n_ctx": 256}).engine.close()
     with pytest.raises(ValueError, match="max_tokens"):
-        await call(model, QUESTION, {"configurable": {"length": -1}}, asynchronous=asynchronous)
+        await call(model, QUESTION, {"configurable": {"length": -2}}, asynchronous=asynchronous)
+
+
+async def pieces(model, **kwargs):
+    """Return how many pieces of text a stream has, each way."""
+    there = [chunk for chunk in model.stream(QUESTION, **kwargs) if chunk.text]
+    thither = [chunk async for chunk in model.astream(QUESTION, **kwargs) if chunk.text]
+    return len(there), len(thither)
+
+
+async def test_streaming_false_is_the_default_however_it_is_given(llm, engine):
+    plain = await pieces(llm)
+    assert min(plain) > 1
+    assigned = llm.model_copy()
+    assigned.streaming = False
+    for model in (
+        ChatKVFork(n_ctx=4096, temperature=0, max_tokens=8, streaming=False),
+        llm.model_copy(update={"streaming": False}),
+        assigned,
+        pickle.loads(pickle.dumps(assigned)),
+        copy.deepcopy(assigned),
+        llm.configurable_fields(seed=ConfigurableField(id="seed")).with_config(
+            configurable={"seed": 1}
+        ),
+    ):
+        assert await pieces(model) == plain
+    # what says so turns it off
+    assert await pieces(llm.model_copy(update={"disable_streaming": True})) == (1, 1)
+
+
+async def test_minus_one_is_no_limit(llm, engine):
+    model = llm.model_copy(update={"max_tokens": -1, "stop": ["z"]})
+    text = "y" * 20
+    for bound in (model, llm.bind(max_tokens=-1), ChatKVFork(n_ctx=4096, max_tokens=-1)):
+        answer = await bound.ainvoke(QUESTION, grammar=says(text))
+        assert answer.text == text
+        assert answer.response_metadata["finish_reason"] == "stop"
 
 
 @both

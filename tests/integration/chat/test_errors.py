@@ -7,6 +7,8 @@ import gguf
 import pytest
 from langchain_core import exceptions
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, ToolMessage
+from langgraph.graph import START, StateGraph
+from langgraph.types import RetryPolicy
 
 from langgraph_kvfork import (
     ChatKVFork,
@@ -17,6 +19,7 @@ from langgraph_kvfork import (
     ModelLoadError,
 )
 from langgraph_kvfork.chat.default_model import smollm2_path
+from langgraph_kvfork.chat.errors import _LANGCHAINS, langchain_errors
 
 VOCABULARY = (
     Path(__file__).parents[3] / "build" / "llama.cpp" / "models" / "ggml-vocab-bert-bge.gguf"
@@ -62,6 +65,40 @@ def test_a_retry_and_a_fallback_see_them(llm, engine):
     )
     assert isinstance(fallback.invoke("Hello"), AIMessage)
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "tries"),
+    [
+        ({"input": "word " * 6000}, ContextOverflowError, 1),
+        ({"input": "Hello", "temperature": -1}, InvalidRequestError, 1),
+        ({"input": "Hello", "timeout": 0, "max_tokens": 99}, GenerationTimeoutError, 3),
+    ],
+)
+def test_the_default_retries_of_langgraph_and_langchain_do_as_the_errors_say(
+    llm, engine, arguments, kind, tries
+):
+    made = []
+
+    def node(state):
+        made.append("node")
+        return {"x": llm.invoke(**arguments)}
+
+    builder = StateGraph(dict)
+    builder.add_node("ask", node, retry_policy=RetryPolicy(initial_interval=0.01, jitter=False))
+    builder.add_edge(START, "ask")
+    with pytest.raises(kind) as raised:
+        builder.compile().invoke({})
+    assert len(made) == tries
+    assert raised.value.is_retryable == (tries > 1)
+
+
+@pytest.mark.parametrize("kind", _LANGCHAINS)
+def test_every_error_is_retried_by_all_or_by_none(kind):
+    with pytest.raises(kind, match="why") as raised, langchain_errors():
+        raise kind("why")
+    assert isinstance(raised.value, exceptions.ModelError)  # whose `is_retryable` LangChain asks
+    assert RetryPolicy().retry_on(raised.value) == raised.value.is_retryable == kind.is_retryable
 
 
 @pytest.mark.parametrize("size", [0, 4, 20, 1000, 1_000_000, 2_000_000, -1])
