@@ -51,7 +51,7 @@ def download(
         InvalidRequestError: No file matches, or more than one.
     """
     for name, value in (("repo_id", repo_id), ("filename", filename)):
-        require(isinstance(value, str) and bool(value), name, value, "give its name")
+        require(bool(value), name, value, "give its name")
     for name, folder in (("local_dir", local_dir), ("cache_dir", cache_dir)):
         # an empty path, of a variable that is not set, would be the working directory
         require(folder is None or bool(os.fspath(folder)), name, folder, "give a folder, or None")
