@@ -63,9 +63,31 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **options: Any,
     ) -> RenderedPrompt:
-        """Render messages; see `Engine.render`."""
+        """Render messages; see `Engine.render`.
+
+        Some templates refuse a user's message right behind a tool's result. They get an empty
+        answer in between.
+        """
+        given = list(messages)
+        try:
+            return self._render(given, add_generation_prompt, options)
+        except InvalidRequestError as error:
+            answered = _with_answered_results(given)
+            if answered == given:
+                raise
+            try:
+                return self._render(answered, add_generation_prompt, options)
+            except InvalidRequestError:
+                raise error from None
+
+    def _render(
+        self,
+        messages: list[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        options: Mapping[str, Any],
+    ) -> RenderedPrompt:
         request = {
-            "messages": list(messages),
+            "messages": messages,
             "add_generation_prompt": add_generation_prompt,
             **options,
         }
@@ -108,6 +130,15 @@ class AnswerReader:
         data = text.encode(errors="replace")
         address = self._native.kvf.kvf_answer_push(self._handle, data, len(data), last)
         return _take_json(self._native, address)
+
+
+def _with_answered_results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    answered: list[Mapping[str, Any]] = []
+    for message in messages:
+        if answered and answered[-1]["role"] == "tool" and message["role"] == "user":
+            answered.append({"role": "assistant", "content": ""})
+        answered.append(message)
+    return answered
 
 
 def _take_json(native: Native, address: int | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from langgraph_kvfork.checks import is_c_text, require
 from langgraph_kvfork.engine.request import RANDOM_SEED
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.graph.node import refusing_unknown_arguments, state_value, underlying_model
+from langgraph_kvfork.order.join import join
 from langgraph_kvfork.order.prompt import Messages, is_messages, to_messages
 
 BranchMessages: TypeAlias = Union[Messages, Callable[[Any], Messages]]  # noqa: UP007
@@ -142,7 +143,7 @@ def plan_branches(
                     f"branches[{name!r}] returned {asked!r}: it must return text or messages."
                 )
         ending = to_messages(f"branches[{name!r}]", asked)
-        plans.append(Plan(name, llm if own is None else own, [*shared, *ending]))
+        plans.append(Plan(name, llm if own is None else own, join(shared, ending)))
     return plans
 
 
@@ -160,7 +161,8 @@ def plan_samples(
         arguments: What every call is given.
     """
     own = sample_arguments(n, llm, arguments)
-    return [Plan(str(i), llm, list(shared), own[i]) for i in range(n)]
+    prompt = join(shared)
+    return [Plan(str(i), llm, prompt, own[i]) for i in range(n)]
 
 
 def sample_arguments(

@@ -12,6 +12,7 @@ from langgraph_kvfork.chat.model import ChatKVFork
 from langgraph_kvfork.chat.tools import AnyTool, openai_tools
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.order.join import continued, join
 
 try:
     from langchain.agents.middleware import AgentMiddleware
@@ -81,9 +82,14 @@ class SharedPrefix(AgentMiddleware):
         for own in openai_tools(request.tools):
             remedy = "give SharedPrefix(tools=...) the tools of all its agents, and the same ones"
             require(own in self._tools, "tool", own, remedy)
+        first = [] if self._system_message is None else [self._system_message]
+        messages: list[Any] = join([*first, *request.messages])
+        system_message = None
+        if messages and isinstance(messages[0], SystemMessage):  # the state may begin with one too
+            system_message = messages.pop(0)
         return request.override(
-            system_message=self._system_message,
-            messages=_with_role(request.messages, request.system_message),
+            system_message=system_message,
+            messages=_with_role(messages, request.system_message),
             model_settings={**request.model_settings, "prompt_tools": self._tools},
         )
 
@@ -105,13 +111,7 @@ def _with_role(messages: list[AnyMessage], role: SystemMessage | None) -> list[A
     if role is None or not role.text:
         return messages
     for i in reversed(range(len(messages))):
-        message = messages[i]
-        if isinstance(message, HumanMessage):
-            content: Any = (
-                f"{message.content}\n\n{role.text}"
-                if isinstance(message.content, str)
-                else [*message.content, {"type": "text", "text": f"\n{role.text}"}]
-            )
-            told = message.model_copy(update={"content": content})
+        if isinstance(messages[i], HumanMessage):
+            told: Any = continued(messages[i], role.text)
             return [*messages[:i], told, *messages[i + 1 :]]
     return [*messages, HumanMessage(role.text)]

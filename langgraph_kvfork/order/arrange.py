@@ -5,6 +5,7 @@ from __future__ import annotations
 from langchain_core.messages import BaseMessage, HumanMessage
 
 from langgraph_kvfork.checks import is_c_text, require
+from langgraph_kvfork.order.join import join
 from langgraph_kvfork.order.prompt import Messages, is_messages, to_messages
 
 
@@ -13,7 +14,7 @@ def arrange(context: Messages, role: str, question: str | None = None) -> list[B
 
     Role and question end the prompt as a human's message, since many chat templates take a system
     message at the beginning only. If the context ends with a human's message they continue it,
-    since many refuse two of those in a row.
+    since many refuse two of those in a row. (`ForkNode` and `SharedPrefix` join messages likewise.)
 
     Example:
         ```python
@@ -35,13 +36,4 @@ def arrange(context: Messages, role: str, question: str | None = None) -> list[B
     ending = role if question is None else f"{role}\n\n{question}"
     is_text = isinstance(context, str)
     shared = to_messages("context", [("system", context)] if is_text else context)
-    if not isinstance(shared[-1], HumanMessage):
-        return [*shared, HumanMessage(ending)]
-    *before, last = shared
-    content = last.content
-    longer = (
-        f"{content}\n\n{ending}"
-        if isinstance(content, str)
-        else [*content, {"type": "text", "text": ending}]
-    )
-    return [*before, last.model_copy(update={"content": longer})]
+    return join(shared, [HumanMessage(ending)])

@@ -11,11 +11,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langgraph_kvfork import arrange
+from langgraph_kvfork import InvalidRequestError, arrange
 from langgraph_kvfork.chat.messages import to_openai
 from langgraph_kvfork.engine.chat_template import AnswerReader, ChatTemplate
 from langgraph_kvfork.native import abi
+from langgraph_kvfork.order.join import join
 
 SOURCE = Path(__file__).parents[2] / "build" / "llama.cpp" / "models"
 TEMPLATES = sorted(path.name for path in (SOURCE / "templates").glob("*.jinja"))
@@ -41,6 +43,7 @@ TOOLS = [
         },
     },
 ]
+QUESTIONS = [HumanMessage("What is 1 + 2?")]
 QUESTION = [{"role": "user", "content": "What is 1 + 2?"}]
 
 
@@ -184,6 +187,51 @@ def test_branches_that_are_arranged_share_their_context(name, context):
     prompts = [render(name, to_openai(arrange(context, role))).text for role in roles]
     assert "What they share." in os.path.commonprefix(prompts)
     assert all(role in prompt for role, prompt in zip(roles, prompts, strict=True))
+
+
+CALLED = [
+    HumanMessage("What is 1 + 2?"),
+    AIMessage("", tool_calls=[{"name": "add", "args": ARGUMENTS, "id": "abcdefghi"}]),
+    ToolMessage("What they share.", tool_call_id="abcdefghi", name="add"),
+]
+BLOCKS = [HumanMessage([{"type": "text", "text": "What they share."}])]
+JOINED = {
+    "a document of the human's": ([HumanMessage("What they share.")], HumanMessage),
+    "two turns without an answer": ([*QUESTIONS, HumanMessage("What they share.")], HumanMessage),
+    "a document of the system's": ([SystemMessage("What they share.")], SystemMessage),
+    "a role behind the human's": ([HumanMessage("What they share.")], SystemMessage),
+    "an answer": ([*QUESTIONS, AIMessage("What they share.")], HumanMessage),
+    "answers of several branches": (
+        [*QUESTIONS, AIMessage("One."), AIMessage("What they share.")],
+        SystemMessage,
+    ),
+    "a tool's result": (CALLED, HumanMessage),
+    "a tool's result before a role": (CALLED, SystemMessage),
+    "blocks": (BLOCKS, lambda text: HumanMessage([{"type": "text", "text": text}])),
+    "blocks before text": (BLOCKS, HumanMessage),
+}
+
+
+@pytest.mark.parametrize("tools", [None, TOOLS], ids=["no tools", "tools"])
+@pytest.mark.parametrize("case", JOINED)
+def test_every_template_takes_what_is_joined_and_shares_it(case, tools):
+    context, kind = JOINED[case]
+    options = {"tools": tools, "tool_choice": "none"} if tools else {}
+    roles = ["You are a lawyer.", "Edit a newspaper."]
+    for name in TEMPLATES:
+        prompts = [
+            render(name, to_openai(join(context, [kind(role), HumanMessage("Why?")])), **options)
+            for role in roles
+        ]
+        assert "What they share." in os.path.commonprefix([p.text for p in prompts]), name
+        for prompt, role in zip(prompts, roles, strict=True):
+            assert prompt.text.rindex("Why?") > prompt.text.index(role), name
+
+
+def test_without_the_join_some_templates_refuse_them():
+    context, kind = JOINED["a document of the human's"]
+    with pytest.raises(InvalidRequestError, match="alternate"):
+        render("google-gemma-2-2b-it.jinja", to_openai([*context, kind("You are a lawyer.")]))
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
@@ -28,7 +28,7 @@ from langgraph_kvfork import (
 from langgraph_kvfork.engine.cancel_scope import cancel_scope, current_scope
 
 LLM = ChatKVFork(model_path="/nonexistent.gguf")
-DOC = {"messages": [HumanMessage("doc")]}
+DOC = {"messages": [SystemMessage("doc")]}
 
 
 def echo(messages):
@@ -64,7 +64,7 @@ both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "asyn
         ("list", ["doc | x", "doc | y"]),
         ("dict", {"a": "doc | x"}),
         (lambda state: [f"{item}!" for item in state["list"]], ["doc | x!", "doc | y!"]),
-        (lambda state: {"b": lambda s: s["list"]}, {"b": "doc | x | y"}),
+        (lambda state: {"b": lambda s: s["list"]}, {"b": "doc | x\n\ny"}),
         ("nothing", []),
         (lambda state: {}, {}),
     ],

@@ -72,10 +72,10 @@ def test_a_branch_is_text_or_messages_or_a_function_of_the_state():
             "function": lambda state: state["topic"],
         },
     )
-    result = node.invoke({"messages": [HumanMessage("doc")], "topic": "x"})
+    result = node.invoke({"messages": [SystemMessage("doc")], "topic": "x"})
     assert {name: m.content for name, m in result["branches"].items()} == {
         "text": "doc | t",
-        "messages": "doc | s | h",
+        "messages": "doc | s\n\nh",
         "function": "doc | x",
     }
     assert list(result["branches"]) == ["text", "messages", "function"]
@@ -84,7 +84,7 @@ def test_a_branch_is_text_or_messages_or_a_function_of_the_state():
 def test_a_function_that_returns_nonsense_is_named():
     node = ForkNode(ECHO, {"bad": lambda state: 1})
     with pytest.raises(InvalidRequestError, match=r"branches\['bad'\] returned 1"):
-        node.invoke({"messages": "doc"})
+        node.invoke({"messages": [("system", "doc")]})
 
 
 @dataclass
@@ -110,7 +110,7 @@ async def test_states_of_every_kind(schema):
     graph.add_edge(START, "fork")
     graph.add_edge("fork", END)
     compiled = graph.compile()
-    state = {"messages": [HumanMessage("doc")]}
+    state = {"messages": [SystemMessage("doc")]}
     for result in (compiled.invoke(state), await compiled.ainvoke(state)):
         assert {n: m.content for n, m in result["answers"].items()} == {
             "a": "doc | 1",
@@ -134,7 +134,7 @@ def test_sync_branches_run_all_at_once_however_small_the_default_pool():
         return echo(messages)
 
     node = ForkNode(RunnableLambda(meet), {f"b{i}": str(i) for i in range(n_branches)})
-    assert len(node.invoke({"messages": "doc"})["branches"]) == n_branches
+    assert len(node.invoke({"messages": [("system", "doc")]})["branches"]) == n_branches
 
 
 def test_if_a_sync_branch_fails_the_others_are_cancelled_and_its_error_raised():
@@ -155,7 +155,7 @@ def test_if_a_sync_branch_fails_the_others_are_cancelled_and_its_error_raised():
 
     node = ForkNode(RunnableLambda(run), {"a": "wait", "b": "fail", "c": "wait"})
     with pytest.raises(ValueError, match="boom"):
-        node.invoke({"messages": "doc"})
+        node.invoke({"messages": [("system", "doc")]})
     assert current_scope() is None
 
 
@@ -174,7 +174,7 @@ async def test_if_an_async_branch_fails_the_others_are_cancelled_and_its_error_r
 
     node = ForkNode(RunnableLambda(run), {"a": "1", "b": "fail", "c": "2"})
     with pytest.raises(ValueError, match="boom"):
-        await node.ainvoke({"messages": "doc"})
+        await node.ainvoke({"messages": [("system", "doc")]})
     assert sorted(cancelled) == ["1", "2"]
 
 
@@ -187,7 +187,7 @@ def branch_graph():
 
 
 async def test_streamed_tokens_carry_their_branchs_name():
-    state = {"messages": [HumanMessage("doc")]}
+    state = {"messages": [SystemMessage("doc")]}
     sync = list(branch_graph().stream(state, stream_mode="messages"))
     asynchronous = [x async for x in branch_graph().astream(state, stream_mode="messages")]
     for stream in (sync, asynchronous):
