@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
@@ -14,19 +14,28 @@ from langchain_core.callbacks import (
     adispatch_custom_event,
     dispatch_custom_event,
 )
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.messages import BaseMessage
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import (
+    Runnable,
+    RunnableConfig,
+    RunnableLambda,
+    RunnableParallel,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
+from langchain_core.runnables.base import RunnableBindingBase, coerce_to_runnable
+from langchain_core.runnables.config import patch_config
 
 from langgraph_kvfork.chat.model import ChatKVFork
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.engine.events import PrefillProgress, Usage
 from langgraph_kvfork.errors import InvalidRequestError, KVForkError
-from langgraph_kvfork.graph.node import (
-    check_key,
-    refusing_unknown_arguments,
-    state_value,
-    underlying_model,
-)
+from langgraph_kvfork.graph.branches import BranchMessages
+from langgraph_kvfork.graph.node import check_key, refusing_unknown_arguments, state_value
 from langgraph_kvfork.hooks.place import stream_writer
+from langgraph_kvfork.order.join import join
+from langgraph_kvfork.order.prompt import Messages, is_messages, to_messages
 
 _log = logging.getLogger(__name__)
 
@@ -58,27 +67,36 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
     Example:
         ```python
         graph.add_node("read", PrefillNode(llm))
+        graph.add_node("read", PrefillNode(llm, lambda state: [("human", state["letter"])]))
         ```
 
     Args:
-        llm: The chat model; with arguments bound to it, or a parser behind, if later calls have it.
+        llm: What later calls have, as a `ForkNode` takes it: the chat model, with arguments bound
+            to it, a prompt in front, or a parser behind.
+        messages: What comes behind the state's messages, as a `ForkNode`'s branch has it: text of a
+            human's message, messages, or a function of the state that returns one of these; or a
+            runnable that does, such as a prompt. None: nothing.
         messages_key: The state's key of the messages.
         wait: Go on when it is done. False: go on at once, and it is computed beside what the graph
             does next (tools, retrieval, a human); calls that need it wait for it in the engine. It
             writes no progress then, and an error is logged, not raised: later calls have it too.
 
     Raises:
-        InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key.
+        InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key, or what
+            it holds, or what a function returned, are no messages.
     """
 
     def __init__(
         self,
         llm: Runnable[Any, Any],
+        messages: BranchMessages | Runnable[Any, Any] | None = None,
         *,
         messages_key: str = "messages",
         wait: bool = True,
     ) -> None:
-        self.llm, self._call = _chat_model(llm)
+        self.llm, self._call, self._prompt = _chat_model(llm)
+        self.messages = messages
+        self._added = _added(messages)
         self.wait = wait
         require(isinstance(wait, bool), "wait", wait, "give True or False")
         self.messages_key = messages_key
@@ -108,7 +126,11 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
     def _prefill(
         self, state: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig
     ) -> dict[str, Any]:
-        messages = state_value(state, self.messages_key, "messages")
+        inner = patch_config(config, callbacks=run_manager.get_child())
+        added = None if self._added is None else self._added.invoke(state, inner)
+        messages = self._messages(state, added)
+        if self._prompt is not None:
+            messages = self._prompt.invoke(messages, inner)
         if self.wait:
             event = self._compute(messages, config, _progress_writer())
             _prefilled.invoke(event, config)
@@ -119,7 +141,11 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
     async def _aprefill(
         self, state: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> dict[str, Any]:
-        messages = state_value(state, self.messages_key, "messages")
+        inner = patch_config(config, callbacks=run_manager.get_child())
+        added = None if self._added is None else await self._added.ainvoke(state, inner)
+        messages = self._messages(state, added)
+        if self._prompt is not None:
+            messages = await self._prompt.ainvoke(messages, inner)
         if not self.wait:
             self._start(messages, config)
             return {}
@@ -128,6 +154,17 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         await adispatch_custom_event(PREFILL_EVENT, event, config=config)
         await _prefilled.ainvoke(event, config)
         return {}
+
+    def _messages(self, state: Any, added: Any) -> Any:
+        """Return the prompt, joined as a `ForkNode` joins it."""
+        name = f"state[{self.messages_key!r}]"
+        shared = to_messages(name, state_value(state, self.messages_key, "messages"))
+        if self._added is None:
+            return join(shared)
+        if isinstance(added, PromptValue):
+            added = added.to_messages()
+        require(is_messages(added), "messages(state)", added, "return text or messages")
+        return join(shared, to_messages("messages", added))
 
     def _compute(
         self,
@@ -156,14 +193,52 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         return {"model_name": self.llm._model_name, **asdict(usage)}
 
 
-def _chat_model(llm: object) -> tuple[ChatKVFork, dict[str, Any]]:
-    """Return the chat model, and what is bound to it for every call."""
-    if isinstance(llm, Runnable):
-        model, kwargs = underlying_model(llm)
-        if isinstance(model, ChatKVFork):
-            kwargs.pop("ls_structured_output_format", None)
-            return model, kwargs
-    raise InvalidRequestError(f"llm={llm!r} is not possible: give a ChatKVFork.")
+def _added(messages: object) -> Runnable[Any, Any] | None:
+    """Return what makes the messages that come behind the state's; None: there are none."""
+    if messages is None:
+        return None
+    if isinstance(messages, Runnable) or callable(messages):
+        return coerce_to_runnable(messages)
+    remedy = "give text, a list of messages, or a function of the state that returns one of these"
+    require(is_messages(messages), "messages", messages, remedy)
+    asked: list[BaseMessage] = to_messages("messages", cast("Messages", messages))
+    return RunnableLambda(lambda _: asked)
+
+
+def _chat_model(
+    llm: object,
+) -> tuple[ChatKVFork, dict[str, Any], Runnable[Any, Any] | None]:
+    """Return the chat model, what is bound to it for every call, and what makes its prompts."""
+    found = _found(llm)
+    if found is None:
+        raise InvalidRequestError(f"llm={llm!r} is not possible: give a ChatKVFork.")
+    model, kwargs, prompts = found
+    kwargs.pop("ls_structured_output_format", None)
+    if not prompts:
+        return model, kwargs, None
+    return model, kwargs, prompts[0] if len(prompts) == 1 else RunnableSequence(*prompts)
+
+
+def _found(
+    llm: object,
+) -> tuple[ChatKVFork, dict[str, Any], list[Runnable[Any, Any]]] | None:
+    """Return the first chat model of ours in a chain, or None."""
+    if isinstance(llm, ChatKVFork):
+        return llm, {}, []
+    if isinstance(llm, RunnableBindingBase):
+        if found := _found(llm.bound):
+            model, kwargs, prompts = found
+            return model, {**kwargs, **llm.kwargs}, prompts
+    elif isinstance(llm, RunnableWithFallbacks):
+        return _found(llm.runnable)
+    elif isinstance(llm, RunnableSequence):
+        for i, step in enumerate(llm.steps):
+            if found := _found(step):
+                model, kwargs, prompts = found
+                return model, kwargs, [*llm.steps[:i], *prompts]
+    elif isinstance(llm, RunnableParallel):
+        return next(filter(None, map(_found, llm.steps__.values())), None)
+    return None
 
 
 def _progress_writer() -> Callable[[PrefillProgress], None] | None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from pydantic import BaseModel
@@ -199,3 +200,79 @@ async def test_streamed_tokens_carry_their_branchs_name():
             texts[name] = texts.get(name, "") + chunk.content
         assert sorted(texts) == ["a", "b"]
         assert sorted(texts.values()) == ["one two", "three four"]
+
+
+class AskedError(Exception):
+    """Carries the prompt out of a model that is never loaded."""
+
+
+@pytest.fixture
+def prefilled(monkeypatch):
+    """What a `PrefillNode` prefills, and with which arguments."""
+    seen = []
+
+    def prefill(self, messages, config, on_progress, kwargs):
+        seen.append((self._messages(messages), kwargs))
+        raise AskedError
+
+    async def aprefill(*args):
+        prefill(*args)
+
+    monkeypatch.setattr(ChatKVFork, "_prefill", prefill)
+    monkeypatch.setattr(ChatKVFork, "_aprefill", aprefill)
+    return seen
+
+
+QUESTION_PROMPT = ChatPromptTemplate.from_messages([("placeholder", "{messages}"), ("human", "q")])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    ("messages", "contents"),
+    [
+        (None, ["doc"]),
+        ("more", ["doc\n\nmore"]),
+        (("human", "more"), ["doc\n\nmore"]),
+        ([("ai", "a"), HumanMessage("b")], ["doc", "a", "b"]),
+        (lambda state: state["topic"], ["doc\n\nx"]),
+        (lambda state: [SystemMessage(state["topic"])], ["doc\n\nx"]),
+        (ChatPromptTemplate.from_messages([("human", "{topic}")]), ["doc\n\nx"]),
+    ],
+)
+async def test_prefill_node_takes_messages_as_a_branch_does(
+    prefilled, messages, contents, asynchronous
+):
+    node, state = PrefillNode(LLM, messages), {"messages": [("human", "doc")], "topic": "x"}
+    with pytest.raises(AskedError):
+        await node.ainvoke(state) if asynchronous else node.invoke(state)
+    ((asked, _),) = prefilled
+    assert [m.content for m in asked] == contents
+
+
+@pytest.mark.parametrize(
+    ("llm", "contents"),
+    [
+        (LLM.bind(stop=["x"]), ["doc"]),
+        (LLM.bind(stop=["x"]).with_retry(), ["doc"]),
+        (LLM.bind(stop=["x"]).with_fallbacks([LLM]), ["doc"]),
+        (RunnableParallel(raw=LLM.bind(stop=["x"])) | ECHO, ["doc"]),
+        ({"messages": RunnableLambda(list)} | QUESTION_PROMPT | LLM.bind(stop=["x"]), ["doc", "q"]),
+    ],
+)
+def test_prefill_node_takes_the_models_that_a_fork_node_takes(prefilled, llm, contents):
+    with pytest.raises(AskedError):
+        PrefillNode(llm).invoke({"messages": ("human", "doc")})
+    ((asked, kwargs),) = prefilled
+    assert [m.content for m in asked] == contents
+    assert kwargs == {"stop": ["x"]}
+
+
+def test_prefill_node_refuses_what_is_no_messages():
+    with pytest.raises(InvalidRequestError, match="messages=3"):
+        PrefillNode(LLM, 3)
+    with pytest.raises(InvalidRequestError, match=r"messages\(state\)=3"):
+        PrefillNode(LLM, lambda state: 3).invoke({"messages": "doc"})
+    with pytest.raises(InvalidRequestError, match=r"state\['messages'\]=3"):
+        PrefillNode(LLM).invoke({"messages": 3})
+    with pytest.raises(InvalidRequestError, match="llm="):
+        PrefillNode(QUESTION_PROMPT)

@@ -1,11 +1,20 @@
 """`ForkNode` on a real model: what its forms compute, and what a race leaves behind."""
 
+from pathlib import Path
+
 import pytest
 from helpers import call, idle, prompt_tokens, wait_until
 from langchain_core.messages import HumanMessage
 from pydantic import BaseModel
 
-from langgraph_kvfork import ContextOverflowError, ForkBranch, ForkNode
+from langgraph_kvfork import (
+    ChatKVFork,
+    ContextOverflowError,
+    ForkBranch,
+    ForkNode,
+    PrefillNode,
+    arrange,
+)
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 
@@ -90,3 +99,31 @@ async def test_fewer_at_a_time_share_all_the_same(llm, engine, excerpt, asynchro
     node = ForkNode(llm, [p[-1].content for p in prompts], max_concurrency=2)
     await call(node, {"messages": excerpt}, asynchronous=asynchronous)
     assert engine.stats().prefill_tokens - before.prefill_tokens == len(trie)
+
+
+TEMPLATES = Path(__file__).parents[3] / "build" / "llama.cpp" / "models" / "templates"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["google-gemma-2-2b-it.jinja", "mistralai-Mistral-Nemo-Instruct-2407.jinja"],
+    ids=["Gemma", "Mistral"],
+)
+def test_a_template_whose_roles_alternate_shares_a_document_of_the_humans(name, document):
+    """The prefill node, the fan-out and `arrange` put the question behind the document."""
+    template = (TEMPLATES / name).read_text(encoding="utf-8")
+    llm = ChatKVFork(n_ctx=1024, temperature=0, max_tokens=2, chat_template=template)
+    state = {"messages": [HumanMessage(document[0].content[:1500])]}
+    try:
+        PrefillNode(llm).invoke(state)
+        prefilled = llm.engine.stats().prefill_tokens
+        node = ForkNode(llm, {"risks": "List the risks.", "role": [("system", "Be a judge.")]})
+        answers = node.invoke(state)["branches"]
+        for answer in answers.values():
+            assert answer.usage_metadata["input_token_details"]["cache_read"] > prefilled - 12
+        again = llm.invoke(arrange(state["messages"], "List the risks."))
+        usage = again.usage_metadata
+        assert usage["input_tokens"] == answers["risks"].usage_metadata["input_tokens"]
+        assert usage["input_token_details"]["cache_read"] == usage["input_tokens"] - 1
+    finally:
+        llm.engine.close()
