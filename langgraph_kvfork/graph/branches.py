@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, Union
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
+from langgraph.pregel.protocol import PregelProtocol
 
 from langgraph_kvfork.checks import is_c_text, require
 from langgraph_kvfork.engine.request import RANDOM_SEED
@@ -36,6 +37,7 @@ class ForkBranch:
         llm: Who answers; None: the node's `llm`. Arguments are bound to it as everywhere in
             LangChain: `llm.bind(...)`, `llm.bind_tools(...)`, `llm.with_structured_output(...)`.
             Tools stand at the beginning of a prompt, so branches share it if they have the same.
+            An agent, or another compiled graph, gets the messages as its state's.
     """
 
     messages: BranchMessages
@@ -77,13 +79,13 @@ class Plan:
     Attributes:
         name: Its name.
         llm: Who answers.
-        messages: The whole prompt.
+        messages: The whole prompt; for a graph, its input.
         arguments: For the call, besides the node's.
     """
 
     name: str
     llm: Runnable[Any, Any]
-    messages: list[BaseMessage]
+    messages: Any
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -134,16 +136,20 @@ def plan_branches(
     """
     plans = []
     for name, spec in _items(branches):
-        asked = spec.messages if isinstance(spec, ForkBranch) else spec
+        asked: Any = spec.messages if isinstance(spec, ForkBranch) else spec
         own = spec.llm if isinstance(spec, ForkBranch) else None
+        answers = llm if own is None else own
         if callable(asked):
             asked = asked(state)
+            if isinstance(asked, Mapping) and is_graph(answers):
+                plans.append(Plan(name, answers, _graph_state(name, asked, shared)))
+                continue
             if not is_messages(asked):
                 raise InvalidRequestError(
                     f"branches[{name!r}] returned {asked!r}: it must return text or messages."
                 )
         ending = to_messages(f"branches[{name!r}]", asked)
-        plans.append(Plan(name, llm if own is None else own, join(shared, ending)))
+        plans.append(Plan(name, answers, _input(name, answers, join(shared, ending))))
     return plans
 
 
@@ -162,7 +168,37 @@ def plan_samples(
     """
     own = sample_arguments(n, llm, arguments)
     prompt = join(shared)
-    return [Plan(str(i), llm, prompt, own[i]) for i in range(n)]
+    return [Plan(str(i), llm, _input(str(i), llm, prompt), own[i]) for i in range(n)]
+
+
+def is_graph(llm: Runnable[Any, Any]) -> bool:
+    """Return whether a compiled graph answers, such as an agent."""
+    return isinstance(underlying_model(llm)[0], PregelProtocol)
+
+
+def _input(name: str, llm: Runnable[Any, Any], prompt: list[BaseMessage]) -> Any:
+    """Return what a branch is called with: messages, or a graph's state with them.
+
+    Raises:
+        InvalidRequestError: The graph's state has no messages.
+    """
+    graph = underlying_model(llm)[0]
+    if not isinstance(graph, PregelProtocol):
+        return prompt
+    if "messages" not in getattr(graph, "channels", {"messages": None}):
+        raise InvalidRequestError(
+            f"branches[{name!r}] is answered by a graph whose state has no key 'messages': give "
+            "the branch a function of the state that returns the graph's input, a dict."
+        )
+    return {"messages": prompt}
+
+
+def _graph_state(name: str, given: Mapping[Any, Any], shared: list[BaseMessage]) -> dict[Any, Any]:
+    state = dict(given)
+    if "messages" in state:
+        own = to_messages(f"branches[{name!r}]['messages']", state["messages"])
+        state["messages"] = join(shared, own)
+    return state
 
 
 def sample_arguments(

@@ -52,6 +52,8 @@ class ForkNode(Runnable[Any, Any]):
 
     Args:
         llm: The chat model, or whatever takes messages: with arguments bound, with a parser behind.
+            Or an agent or another compiled graph: it gets the messages as `{"messages": [...]}`, or
+            the dict that a branch's function returns, and its answer is its last state.
         branches: By name, or in a list: text of a human's message, messages, a function of the
             state that returns one of these, or a `ForkBranch`, which can have another model. Or the
             state's key of such a dict or list; or a function of the state that returns one.

@@ -6,16 +6,17 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import CachePolicy, Command, RetryPolicy, interrupt
+from typing_extensions import TypedDict
 
 from langgraph_kvfork import (
     ChatKVFork,
@@ -488,3 +489,51 @@ async def test_in_a_subgraph(asynchronous):
     state = {"messages": DOC["messages"]}
     result = await run(outer.compile(), state, asynchronous=asynchronous)
     assert texts(result["branches"]) == {"a": "doc | x", "b": "doc | y"}
+
+
+class GraphState(TypedDict, total=False):
+    question: str
+    answer: str
+
+
+def small_graph(schema, node):
+    graph = StateGraph(schema)
+    graph.add_node("n", node)
+    graph.add_edge(START, "n")
+    return graph.compile()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_a_graph_is_a_branch(asynchronous):
+    talks = small_graph(MessagesState, lambda state: {"messages": [echo(state["messages"])]})
+    asks = small_graph(GraphState, lambda state: {"answer": state["question"] + "!"})
+    last = talks | RunnableLambda(lambda state: state["messages"][-1])
+    node = ForkNode(
+        ECHO,
+        {
+            "model": "q",
+            "talks": ForkBranch("q", talks.with_config(tags=["x"])),
+            "last": ForkBranch([("system", "s"), ("human", "q")], last),
+            "asks": ForkBranch(lambda state: {"question": state["topic"]}, asks),
+            "both": ForkBranch(lambda state: {"messages": ["q", ("ai", "a")]}, last),
+        },
+    )
+    state = {"messages": [HumanMessage("doc")], "topic": "why"}
+    ends = (await node.ainvoke(state) if asynchronous else node.invoke(state))["branches"]
+    assert ends["model"].content == "doc\n\nq"
+    assert [m.content for m in ends["talks"]["messages"]] == ["doc\n\nq", "doc\n\nq"]
+    assert ends["last"].content == "doc\n\ns\n\nq"
+    assert ends["asks"] == {"question": "why", "answer": "why!"}
+    assert ends["both"].content == "doc\n\nq | a"
+    samples = ForkNode(last, n=2).invoke(state)["branches"]
+    assert [m.content for m in samples] == ["doc", "doc"]
+
+
+def test_a_graph_without_messages_is_named():
+    asks = small_graph(GraphState, lambda state: {"answer": "a"})
+    node = ForkNode(ECHO, {"asks": ForkBranch("q", asks)})
+    with pytest.raises(InvalidRequestError, match=r"branches\['asks'\].*no key 'messages'"):
+        node.invoke({"messages": "doc"})
+    node = ForkNode(ECHO, {"model": lambda state: {"question": "q"}})
+    with pytest.raises(InvalidRequestError, match=r"branches\['model'\] returned"):
+        node.invoke({"messages": "doc"})
