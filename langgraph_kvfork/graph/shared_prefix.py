@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,13 @@ class SharedPrefix(AgentMiddleware):
 
     Args:
         system_prompt: What all prompts begin with; None: no system prompt.
-        tools: The tools of all agents, in the order in which the prompts tell of them.
+        tools: The tools of all agents, in the order in which the prompts tell of them. None: those
+            of the agents that have called so far. A call with new tools changes the prompts, so the
+            agents share all of it from the second time on; with `tools`, from the first.
 
     Raises:
         InvalidRequestError: An argument is wrong; in a call: the agent has a tool that is not among
-            these, or its model is no `ChatKVFork`.
+            `tools`, or that has the name of another agent's, or its model is no `ChatKVFork`.
 
     Example:
         ```python
@@ -52,7 +55,9 @@ class SharedPrefix(AgentMiddleware):
         ```
     """
 
-    def __init__(self, system_prompt: str | None = None, *, tools: Sequence[AnyTool] = ()) -> None:
+    def __init__(
+        self, system_prompt: str | None = None, *, tools: Sequence[AnyTool] | None = None
+    ) -> None:
         super().__init__()
         require(
             system_prompt is None or isinstance(system_prompt, str),
@@ -60,9 +65,13 @@ class SharedPrefix(AgentMiddleware):
             system_prompt,
             "give text, or None",
         )
-        require(isinstance(tools, (list, tuple)), "tools", tools, "give a list of tools")
+        good = tools is None or isinstance(tools, (list, tuple))
+        require(good, "tools", tools, "give a list of tools, or None")
         self._system_message = None if system_prompt is None else SystemMessage(system_prompt)
-        self._tools = openai_tools([_as_an_agent_has_it(i, each) for i, each in enumerate(tools)])
+        given = [_as_an_agent_has_it(i, each) for i, each in enumerate(tools or ())]
+        self._collects = tools is None
+        self._lock = threading.Lock()
+        self._tools = tuple(openai_tools(given))
 
     def wrap_model_call(
         self, request: ModelRequest, handler: Callable[[ModelRequest], ModelResponse]
@@ -79,9 +88,7 @@ class SharedPrefix(AgentMiddleware):
     def _shared(self, request: ModelRequest) -> ModelRequest:
         model = request.model
         require(isinstance(model, ChatKVFork), "model", model, "give the agent a ChatKVFork")
-        for own in openai_tools(request.tools):
-            remedy = "give SharedPrefix(tools=...) the tools of all its agents, and the same ones"
-            require(own in self._tools, "tool", own, remedy)
+        tools = self._tools_with(openai_tools(request.tools))
         first = [] if self._system_message is None else [self._system_message]
         messages: list[Any] = join([*first, *request.messages])
         system_message = None
@@ -90,8 +97,23 @@ class SharedPrefix(AgentMiddleware):
         return request.override(
             system_message=system_message,
             messages=_with_role(messages, request.system_message),
-            model_settings={**request.model_settings, "prompt_tools": self._tools},
+            model_settings={**request.model_settings, "prompt_tools": list(tools)},
         )
+
+    def _tools_with(self, own: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+        """Return what the prompt tells of, an agent's own tools among it."""
+        with self._lock:
+            new = [tool for tool in own if tool not in self._tools]
+            names = {tool["function"]["name"] for tool in self._tools}
+            for each in new:
+                remedy = (
+                    "give SharedPrefix(tools=...) the tools of all its agents, and the same ones"
+                )
+                require(self._collects, "tool", each, remedy)
+                remedy = "another agent's tool has this name and differs, so rename one of them"
+                require(each["function"]["name"] not in names, "tool", each, remedy)
+            self._tools = (*self._tools, *new)
+            return self._tools
 
 
 def _as_an_agent_has_it(i: int, given: AnyTool) -> AnyTool:

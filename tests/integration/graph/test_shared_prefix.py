@@ -117,6 +117,49 @@ async def test_parallel_agents_share_all_but_their_roles(llm, engine, document, 
     assert sorted(called) == ["repair", "water"]
 
 
+async def test_tools_are_collected_from_the_agents_that_call(llm, engine, document):
+    shared = SharedPrefix("Do your work.")
+    await run(llm, engine, document, MustCall(), shared, asynchronous=True)
+    engine.clear()
+    # by now it has the tools of all
+    _, counter = await run(llm, engine, document, MustCall(), shared, asynchronous=True)
+    counter.check()
+    assert counter.common > max(map(len, counter.prompts)) - 12
+
+
+def test_a_name_that_two_tools_have_is_refused(llm, engine):
+    @tool("water")
+    def other(litres: int) -> str:
+        """Drink."""
+        return ""
+
+    shared, task = SharedPrefix(), {"messages": [HumanMessage("Hello")]}
+    middleware = [MustCall(), shared]
+    create_agent(llm, [water], middleware=middleware).invoke(task)
+    with pytest.raises(InvalidRequestError, match=r"tool=.*Drink.*rename one"):
+        create_agent(llm, [other], middleware=middleware).invoke(task)
+
+
+@pytest.mark.parametrize("system_prompt", [None, "Answer from the letter."])
+def test_a_state_may_begin_with_a_system_message(llm, engine, document, system_prompt):
+    """Templates take one system message; the document of the state is behind the shared one."""
+    prompts = Prompts(llm)
+    agent = create_agent(llm, system_prompt="Judge.", middleware=[SharedPrefix(system_prompt)])
+    state = {"messages": [SystemMessage(document), HumanMessage("Is it good?")]}
+    asked = []
+
+    class Kinds(BaseCallbackHandler):
+        run_inline = True
+
+        def on_chat_model_start(self, serialized, messages, **kwargs):
+            asked.extend(messages[0])
+
+    agent.invoke(state, {"callbacks": [prompts, Kinds()]})
+    assert [message.type for message in asked] == ["system", "human"]
+    assert document in asked[0].text
+    assert asked[1].text == "Is it good?\n\nJudge."
+
+
 async def test_without_it_they_share_nothing_of_the_conversation(llm, engine, document):
     _, counter = await run(llm, engine, document, MustCall(), asynchronous=True)
     assert counter.common < 10
