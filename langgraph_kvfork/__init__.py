@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from langgraph_kvfork.chat.errors import StructuredOutputError
     from langgraph_kvfork.chat.model import ChatKVFork
+    from langgraph_kvfork.chat.small_pool import SmallPoolWarning
     from langgraph_kvfork.engine import (
         AsyncBranch,
         Branch,
@@ -89,6 +90,7 @@ __all__ = [
     "Request",
     "SchemaWarning",
     "SearchPath",
+    "SmallPoolWarning",
     "StructuredOutputError",
     "Token",
     "TreeSearchNode",
@@ -99,6 +101,7 @@ __all__ = [
 _MODULES = {
     "chat.errors": ("StructuredOutputError",),
     "chat.model": ("ChatKVFork",),
+    "chat.small_pool": ("SmallPoolWarning",),
     "engine": (
         "AsyncBranch",
         "Branch",

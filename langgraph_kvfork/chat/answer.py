@@ -160,6 +160,7 @@ class Answer:
                 "forked_tokens": usage.forked_tokens,
                 "prefilled_tokens": usage.prefilled_tokens,
                 "cell_bytes": usage.cell_bytes,
+                **_losses(usage),
             },
         }
 
@@ -200,6 +201,13 @@ def usage_metadata(usage: Usage, *, shared: bool, reasoning_tokens: int = 0) -> 
         ),
         output_token_details=OutputTokenDetails(reasoning=reasoning_tokens),
     )
+
+
+def _losses(usage: Usage) -> dict[str, int]:
+    """Return what a branch lost that had to give up its cells; nothing for others."""
+    if not usage.preemptions:
+        return {}
+    return {"preemptions": usage.preemptions, "recomputed_tokens": usage.recomputed_tokens}
 
 
 def _rate(tokens: int, milliseconds: float) -> float | None:

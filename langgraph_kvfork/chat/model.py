@@ -28,6 +28,7 @@ from langgraph_kvfork.chat.errors import langchain_errors
 from langgraph_kvfork.chat.hub import download
 from langgraph_kvfork.chat.other_names import OTHER_NAMES
 from langgraph_kvfork.chat.profile import model_profile
+from langgraph_kvfork.chat.small_pool import watched_pool
 from langgraph_kvfork.chat.structured_output import (
     Schema,
     is_checked_later,
@@ -587,10 +588,12 @@ class ChatKVFork(BaseChatModel):
         with (
             langchain_errors(),
             watched_order(engine, messages, prompt, shared=request.share_prefix),
+            watched_pool(engine, run or 0) as watch_pool,
             engine.generate(tokens, request, timeout=call.timeout, run=run) as branch,
         ):
             for event in branch:
                 beat()
+                watch_pool(event)
                 for chunk in answer.chunks(event):
                     tell(chunk.text)
                     yield chunk
@@ -611,11 +614,13 @@ class ChatKVFork(BaseChatModel):
         with (
             langchain_errors(),
             watched_order(engine, messages, prompt, shared=request.share_prefix),
+            watched_pool(engine, run or 0) as watch_pool,
         ):
             stream = engine.agenerate(tokens, request, timeout=call.timeout, run=run)
             async with stream as branch:
                 async for event in branch:
                     beat()
+                    watch_pool(event)
                     for chunk in answer.chunks(event):
                         tell(chunk.text)
                         yield chunk

@@ -42,6 +42,13 @@ class Usage:
     decode_ms: float
     cell_bytes: int | None = None
 
+    @property
+    def recomputed_tokens(self) -> int:
+        """Tokens that were computed again after a preemption, at least."""
+        if not self.preemptions:
+            return 0
+        return max(self.prefilled_tokens + self.forked_tokens - self.prompt_tokens, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Logprob:

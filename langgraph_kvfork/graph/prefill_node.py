@@ -190,7 +190,8 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         threading.Thread(target=compute, name="kvfork prefill", daemon=True).start()
 
     def _event(self, usage: Usage) -> dict[str, Any]:
-        return {"model_name": self.llm._model_name, **asdict(usage)}
+        again = usage.recomputed_tokens
+        return {"model_name": self.llm._model_name, **asdict(usage), "recomputed_tokens": again}
 
 
 def _added(messages: object) -> Runnable[Any, Any] | None:

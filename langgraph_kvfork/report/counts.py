@@ -30,6 +30,8 @@ class ReportedCall:
         decode_ms: From its first token to its last.
         cell_bytes: Bytes of the KV cache that a token takes; None: unknown (sliding windows,
             recurrent states).
+        preemptions: How often it had to give up its cells.
+        recomputed_tokens: Tokens that were computed again after that, at least.
     """
 
     node: str
@@ -47,6 +49,8 @@ class ReportedCall:
     prefill_ms: float
     decode_ms: float
     cell_bytes: int | None
+    preemptions: int = 0
+    recomputed_tokens: int = 0
 
     @property
     def begin_ms(self) -> float:
@@ -148,6 +152,16 @@ class Counts:
                     return None
                 total += tokens * call.cell_bytes
         return total
+
+    @property
+    def preemptions(self) -> int:
+        """How often calls had to give up their cells, since the pool was too small."""
+        return sum(call.preemptions for call in self.calls)
+
+    @property
+    def recomputed_tokens(self) -> int:
+        """Tokens that were computed again after that; they are among `prefilled_tokens`."""
+        return sum(call.recomputed_tokens for call in self.calls)
 
     @property
     def unfinished(self) -> int:

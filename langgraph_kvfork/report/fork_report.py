@@ -90,6 +90,8 @@ class ForkReport(Counts, BaseCallbackHandler):
             "prefill_ms_per_token": self.prefill_ms_per_token,
             "estimated_saved_ms": self.estimated_saved_ms,
             "shared_bytes": self.shared_bytes,
+            "preemptions": self.preemptions,
+            "recomputed_tokens": self.recomputed_tokens,
             "unfinished": self.unfinished,
             "cancelled": self.cancelled,
             "calls": [asdict(call) for call in self.calls],
@@ -251,6 +253,8 @@ class ForkReport(Counts, BaseCallbackHandler):
                 prefill_ms=numbers["prefill_ms"],
                 decode_ms=numbers["decode_ms"],
                 cell_bytes=numbers["cell_bytes"],
+                preemptions=numbers.get("preemptions", 0),
+                recomputed_tokens=numbers.get("recomputed_tokens", 0),
             )
         )
 

@@ -115,6 +115,11 @@ def _sentences(report: Counts) -> list[str]:
         lines.append(
             f"Forks shared {size(report.shared_bytes)} of the KV cache instead of holding it again."
         )
+    if report.preemptions:
+        lines.append(
+            f"The pool was too small: branches gave up their cells {report.preemptions:,} times, "
+            f"and {report.recomputed_tokens:,} tokens were computed again. Raise n_ctx."
+        )
     if report.unfinished:
         other = report.unfinished - report.cancelled
         counts = {"cancelled": report.cancelled, "failed or still running": other}
