@@ -17,6 +17,19 @@ from langgraph_kvfork.native import library
 LLAMA_PAGED_PREFER = 1  # llama-pages.h
 
 
+class ThreadPoolParams(ctypes.Structure):
+    """`struct ggml_threadpool_params`."""
+
+    _fields_ = (
+        ("cpumask", ctypes.c_bool * 512),
+        ("n_threads", ctypes.c_int),
+        ("prio", ctypes.c_int),
+        ("poll", ctypes.c_uint32),
+        ("strict_cpu", ctypes.c_bool),
+        ("paused", ctypes.c_bool),
+    )
+
+
 class Library:
     """The bindings of `llama.h`, and how to fork and drop a sequence."""
 
@@ -36,6 +49,11 @@ class Library:
             )
             self._drop = _declare(lib.llama_memory_seq_drop, [memory, integer])
             self._n_cells_used = _declare(lib.llama_memory_n_cells_used, [memory], ctypes.c_uint32)
+            self._new_pool = _declare(
+                lib.ggml_threadpool_new, [ctypes.POINTER(ThreadPoolParams)], memory
+            )
+            self._free_pool = _declare(lib.ggml_threadpool_free, [memory])
+            self._attach_pool = _declare(lib.llama_attach_threadpool, [memory] * 3)
             self._set_paged = _declare(lib.llama_memory_set_paged, [memory, integer], ctypes.c_bool)
             _declare(lib.ggml_cpu_set_fan_out_attn, [ctypes.c_bool])(True)
             _declare(lib.ggml_cpu_set_fan_out_mul_mat, [ctypes.c_bool])(True)
@@ -55,6 +73,18 @@ class Library:
         if not model:
             raise RuntimeError("the model does not load")
         return model
+
+    def pool(self, context: Any, threads: int) -> Any:
+        """Give a context threads of its own; the stock library has OpenMP's: None."""
+        if not self.ours:
+            return None
+        pool = self._new_pool(ThreadPoolParams(n_threads=threads))
+        self._attach_pool(context, pool, pool)
+        return pool
+
+    def free_pool(self, pool: Any) -> None:
+        if pool:
+            self._free_pool(pool)
 
     def memory(self, context: Any) -> Any:
         """Return a context's memory; ours places what it is given by pages."""
@@ -117,6 +147,7 @@ class Context:
         self.handle = c.llama_init_from_model(model, params)
         if not self.handle:
             raise RuntimeError("no context")
+        self._pool = library.pool(self.handle, job.threads)
         self.memory = library.memory(self.handle)
         self._batch = c.llama_batch_init(self.N_BATCH, 0, 1)
 
@@ -126,6 +157,7 @@ class Context:
     def __exit__(self, *_: object) -> None:
         self.library.c.llama_batch_free(self._batch)
         self.library.c.llama_free(self.handle)
+        self.library.free_pool(self._pool)
 
     def decode(self, rows: Sequence[tuple[int, int]], *, logits: bool = True) -> float:
         """Compute a batch of (position, sequence) with some token each; return its seconds."""

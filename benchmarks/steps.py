@@ -1,8 +1,8 @@
 """The parts of a fan-out, without an engine: a decode step after a prefix, a fork with its drop.
 
 Both libraries live in one process and take turns of a few steps: a machine that gets slower or
-faster meanwhile does so for both, and what is compared may be a few per cent. They share a pool of
-threads, OpenMP's. A job for "stock" or "kvfork" measures that one alone.
+faster meanwhile does so for both, and what is compared may be a few per cent. A job for "stock" or
+"kvfork" measures that one alone.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ llama_context * make_context(const llama_model * model, llama_context_params par
     return ctx;
 }
 
-std::unique_ptr<Scheduler> make_scheduler(llama_context * ctx, bool batch_invariant) {
+std::unique_ptr<Scheduler> make_scheduler(llama_context * ctx, const ThreadPool & threads, bool batch_invariant) {
+    threads.attach(ctx);
     auto scheduler = std::make_unique<Scheduler>(ctx, batch_invariant);
     if (batch_invariant) {
         prove_batch_invariance(ctx);
@@ -61,8 +62,9 @@ std::unique_ptr<Scheduler> make_scheduler(llama_context * ctx, bool batch_invari
 Engine::Engine(const llama_model * model, llama_context_params params, bool batch_invariant)
     : model_(checked(model)),
       invariance_(batch_invariant ? std::make_unique<BatchInvariance>() : nullptr),
+      threads_(std::max(params.n_threads, params.n_threads_batch)),
       ctx_(make_context(model, params, closing_)),
-      scheduler_(make_scheduler(ctx_.get(), batch_invariant)),
+      scheduler_(make_scheduler(ctx_.get(), threads_, batch_invariant)),
       n_ctx_(llama_n_ctx(ctx_.get())),
       stats_(scheduler_->stats()),
       thread_(&Engine::run, this) {}

@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 
 from langgraph_kvfork.engine.model_facts import ModelFacts, model_facts
-from langgraph_kvfork.engine.params import EngineParams, default_threads
+from langgraph_kvfork.engine.params import EngineParams
+from langgraph_kvfork.engine.threads import default_threads
 from langgraph_kvfork.native import abi
 from langgraph_kvfork.native.library import bindings_version
 from langgraph_kvfork.report.plain_text import fold, size

@@ -40,9 +40,9 @@ _AnyBranch = TypeVar("_AnyBranch", Branch, AsyncBranch)
 _PREFILL_ONLY = Request(max_tokens=0)
 
 _FORKED = (
-    "This process was forked off one that had loaded a model already, whose threads (the engine's "
-    "and OpenMP's) do not exist here: load models only after forking, or start processes by "
-    "another method, for instance multiprocessing.get_context('spawn')."
+    "This process was forked off one that had loaded a model already, whose threads do not exist "
+    "here: load models only after forking, or start processes by another method, for instance "
+    "multiprocessing.get_context('spawn')."
 )
 
 

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from langgraph_kvfork.checks import check_integer, check_number, is_c_text, require
+from langgraph_kvfork.engine.threads import default_threads
 from langgraph_kvfork.errors import InvalidRequestError
 
 
@@ -23,8 +24,8 @@ class EngineParams:
         n_ctx: KV cells, one per token, that all branches share; 0: the model's training context.
         n_batch: Most tokens in one batch.
         n_ubatch: Most tokens that the back end computes at a time.
-        n_threads: Threads for batches of one token; None: one per available core (see
-            `default_threads`).
+        n_threads: Threads for batches of one token; None: one per core that the process may use
+            (see `default_threads`).
         n_threads_batch: Threads for larger batches; None: as `n_threads`.
         n_seq_max: Most sequences (running branches and snapshots) at a time, 1 to 256; further
             branches wait in line. None: 64; 16 for recurrent and hybrid models, which keep a whole
@@ -163,19 +164,6 @@ class EngineParams:
 def _is_template(value: object) -> bool:
     # text without any Jinja in it would make the same prompt of all messages
     return is_c_text(value) and (value == "chatml" or "{" in str(value))
-
-
-def default_threads() -> int:
-    """Return llama.cpp's own guess for a machine of which only the count of cores is known.
-
-    All of up to four cores, half of more, since those are often two per physical core. Cores that
-    the process may not use do not count.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return cores if cores <= 4 else cores // 2
 
 
 def model_params(params: EngineParams, llama: ModuleType) -> Any:
