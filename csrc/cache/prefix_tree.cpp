@@ -121,7 +121,7 @@ void PrefixTree::match(const std::vector<llama_token> &                  tokens,
     visit_around(node, n_common, n_edge, [&](llama_seq_id seq, size_t n) { return n > 0 && visit(seq, n); });
 }
 
-PrefixTree::Neighbour PrefixTree::nearest(llama_seq_id seq) const {
+PrefixTree::Neighbour PrefixTree::nearest(llama_seq_id seq, const std::function<bool(llama_seq_id)> & counts) const {
     const Node * node     = node_of_.at(seq);
     size_t       n_common = 0;
     for (const Node * above = node; above; above = above->parent) {
@@ -130,10 +130,11 @@ PrefixTree::Neighbour PrefixTree::nearest(llama_seq_id seq) const {
 
     Neighbour found;
     visit_around(node, n_common, node->edge.size(), [&](llama_seq_id other, size_t n) {
-        if (other != seq) {
-            found = { other, n };
+        if (other == seq || (counts && !counts(other))) {
+            return true;
         }
-        return other == seq;
+        found = { other, n };
+        return false;
     });
     return found;
 }

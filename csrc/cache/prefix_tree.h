@@ -43,8 +43,8 @@ class PrefixTree {
         size_t       n_common = 0;
     };
 
-    // another sequence that shares most with one that is in the tree
-    Neighbour nearest(llama_seq_id seq) const;
+    // another sequence, of those that count (without counts: of all), that shares most with one that is in the tree
+    Neighbour nearest(llama_seq_id seq, const std::function<bool(llama_seq_id)> & counts = {}) const;
 
     // tokens held by all edges together
     size_t n_tokens() const;

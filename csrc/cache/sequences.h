@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cache/room.h"
 #include "llama.h"
 
 #include <cstddef>
@@ -7,16 +8,16 @@
 
 namespace kvf {
 
-// The sequence ids of a context and the cells behind them: who has one may decode into it.
-//
-// They are placed by pages (llama-pages.h) where the memory can have that. Pages that are strict make what attention
-// reads for a token independent of what else is in the cache.
+// The sequence ids of a context: who has one may decode into it.
 class Sequences {
   public:
-    explicit Sequences(llama_context * ctx, bool strict_pages = false);
+    Sequences(llama_context * ctx, Room & room);
 
     // an id whose sequence is empty, -1 if all are taken
     llama_seq_id take();
+
+    // all are taken
+    bool none_left() const { return free_.empty(); }
 
     // gives an id back and drops its sequence
     void give_back(llama_seq_id seq);
@@ -34,26 +35,10 @@ class Sequences {
     // every beginning of every sequence can be forked: no recurrent state, no sliding window
     bool forks_anywhere() const { return forks_anywhere_; }
 
-    size_t n_cells() const;
-    size_t n_used() const;
-
-    // the cells that it takes to have n more tokens on a sequence that has n_past
-    size_t n_cells_for(size_t n_past, size_t n) const;
-
-    // the same on a fork at n_past that is yet to be made
-    size_t n_cells_for_fork(size_t n_past, size_t n) const;
-
-    // there seems to be room for so many more cells; llama_decode has the last word
-    bool fits(size_t n_cells) const;
-
-    // makes the most of what is free; false if nothing changed
-    bool compact();
-
   private:
     llama_context *           ctx_;
     llama_memory_t            memory_;
-    bool                      strict_pages_;
-    bool                      is_recurrent_; // cells hold states, not tokens
+    Room &                    room_;
     bool                      forks_anywhere_;
     std::vector<llama_seq_id> free_;
 };

@@ -63,7 +63,11 @@ void Snapshots::end_run(kvf_run_id run) {
     runs_.erase(run);
 }
 
-std::optional<Snapshots::Victim> Snapshots::victim(llama_seq_id but, bool last_resort) const {
+Snapshots::Line Snapshots::line(llama_seq_id but, bool last_resort) const {
+    return { *this, but, last_resort };
+}
+
+std::optional<Snapshots::Victim> Snapshots::Line::next() {
     enum Rank { NOT_KEPT, TAIL, KEPT, LONGEST };
 
     struct Candidate {
@@ -79,17 +83,21 @@ std::optional<Snapshots::Victim> Snapshots::victim(llama_seq_id but, bool last_r
         }
     };
 
+    const auto is_there = [&](llama_seq_id seq) {
+        return left_.count(seq) > 0 || snapshots_.snapshots_.count(seq) == 0; // or it belongs to a running branch
+    };
+
     std::vector<Candidate> candidates;
-    candidates.reserve(snapshots_.size());
+    candidates.reserve(left_.size());
     std::unordered_map<kvf_run_id, Candidate *> longest;
-    for (const auto & [seq, snapshot] : snapshots_) {
-        candidates.push_back({ { seq, -1, living(snapshot.runs) }, &snapshot, NOT_KEPT });
+    for (const auto & [seq, snapshot] : left_) {
+        candidates.push_back({ { seq, -1, snapshots_.living(snapshot.runs) }, &snapshot, NOT_KEPT });
         Candidate & candidate = candidates.back();
         if (candidate.victim.runs.empty()) {
             continue;
         }
-        const PrefixTree::Neighbour next = tree_.nearest(seq);
-        if (stands_in_ && 2 * next.n_common >= snapshot.n_tokens) {
+        const PrefixTree::Neighbour next = snapshots_.tree_.nearest(seq, is_there);
+        if (snapshots_.stands_in_ && 2 * next.n_common >= snapshot.n_tokens) {
             candidate.victim.heir = next.seq;
             candidate.rank        = TAIL;
             continue;
@@ -108,12 +116,20 @@ std::optional<Snapshots::Victim> Snapshots::victim(llama_seq_id but, bool last_r
 
     Candidate * first = nullptr;
     for (Candidate & candidate : candidates) {
-        if (candidate.victim.seq != but && (last_resort || candidate.rank < LONGEST) &&
+        if (candidate.victim.seq != but_ && (last_resort_ || candidate.rank < LONGEST) &&
             (!first || candidate.order() < first->order())) {
             first = &candidate;
         }
     }
-    return first ? std::optional<Victim>(std::move(first->victim)) : std::nullopt;
+    if (!first) {
+        return std::nullopt;
+    }
+    const auto heir = left_.find(first->victim.heir);
+    if (heir != left_.end()) {
+        add_runs(heir->second.runs, first->victim.runs);
+    }
+    left_.erase(first->victim.seq);
+    return std::move(first->victim);
 }
 
 kvf_branch_id Snapshots::branch_of(llama_seq_id seq) const {

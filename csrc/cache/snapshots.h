@@ -28,6 +28,14 @@ class Snapshots {
         std::vector<kvf_run_id> runs; // that it is kept for
     };
 
+    // The snapshots, but for one, in the order in which they make room: the least recently used one
+    // 1. of those that no living run needs,
+    // 2. of the tails: another sequence has most of it too, as a fan-out's branches have their trunk,
+    // 3. of the others, but for the longest one of each run,
+    // 4. and as a last resort, of the shortest of these (about: within a binary order of magnitude).
+    // It drops none, but goes on as if those before had been dropped.
+    class Line;
+
     // stands_in: a sequence that begins like a snapshot can be forked there just as well
     Snapshots(const PrefixTree & tree, bool stands_in, Clock::duration run_limit = RUN_LIMIT);
 
@@ -51,12 +59,7 @@ class Snapshots {
 
     void end_run(kvf_run_id run);
 
-    // Which snapshot, but for one, makes room: the least recently used one
-    // 1. of those that no living run needs,
-    // 2. of the tails: another sequence has most of it too, as a fan-out's branches have their trunk,
-    // 3. of the others, but for the longest one of each run,
-    // 4. and as a last resort, of the shortest of these (about: within a binary order of magnitude).
-    std::optional<Victim> victim(llama_seq_id but, bool last_resort) const;
+    Line line(llama_seq_id but, bool last_resort) const;
 
     // the branch that left it, 0 if there is no such snapshot
     kvf_branch_id branch_of(llama_seq_id seq) const;
@@ -82,6 +85,22 @@ class Snapshots {
     std::unordered_map<llama_seq_id, Snapshot>        snapshots_;
     std::unordered_map<kvf_run_id, Clock::time_point> runs_; // when they were last heard of
     uint64_t                                          n_uses_ = 0;
+};
+
+class Snapshots::Line {
+  public:
+    std::optional<Victim> next();
+
+  private:
+    friend class Snapshots;
+
+    Line(const Snapshots & snapshots, llama_seq_id but, bool last_resort)
+        : snapshots_(snapshots), left_(snapshots.snapshots_), but_(but), last_resort_(last_resort) {}
+
+    const Snapshots &                          snapshots_;
+    std::unordered_map<llama_seq_id, Snapshot> left_;
+    llama_seq_id                               but_;
+    bool                                       last_resort_;
 };
 
 } // namespace kvf

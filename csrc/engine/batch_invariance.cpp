@@ -2,7 +2,7 @@
 
 #include "engine/error.h"
 #include "ggml-cpu-batch-invariant.h"
-#include "llama-pages.h"
+#include "llama-fork.h"
 
 #include <algorithm>
 #include <cstring>
@@ -26,14 +26,23 @@ void count(int n) {
     ggml_cpu_set_batch_invariant(n_alive > 0);
 }
 
+// those of the smallest part
+uint32_t n_pages(llama_memory_t memory) {
+    uint32_t n = UINT32_MAX;
+    for (uint32_t i = 0; i < llama_memory_n_parts(memory); ++i) {
+        n = std::min(n, llama_memory_get_part(memory, i).n_runs);
+    }
+    return n;
+}
+
 // Sequence 0 of a context, decoded by hand beside others.
 class Proof {
   public:
     explicit Proof(llama_context * ctx)
         : ctx_(ctx),
           n_vocab_(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)))),
-          n_others_(std::min({ 7u, llama_n_seq_max(ctx) - 1, llama_memory_n_pages_free(llama_get_memory(ctx)) - 1,
-                               llama_n_batch(ctx) - 1 })),
+          n_others_(
+              std::min({ 7u, llama_n_seq_max(ctx) - 1, n_pages(llama_get_memory(ctx)) - 1, llama_n_batch(ctx) - 1 })),
           batch_(llama_batch_init(static_cast<int32_t>(llama_n_batch(ctx)), 0, 1)) {}
 
     ~Proof() { llama_batch_free(batch_); }

@@ -5,6 +5,7 @@
 #include "text/sampler.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 
 namespace kvf {
@@ -41,7 +42,8 @@ Scheduler::Scheduler(llama_context * ctx, bool batch_invariant, Clock::duration 
       vocab_(llama_model_get_vocab(model_)),
       n_ctx_(llama_n_ctx(ctx)),
       n_batch_(llama_n_batch(ctx)),
-      sequences_(ctx, batch_invariant),
+      room_(ctx, batch_invariant),
+      sequences_(ctx, room_),
       snapshots_(tree_, sequences_.forks_anywhere(), run_limit),
       batch_(new llama_batch(llama_batch_init(static_cast<int32_t>(n_batch_), 0, 1))) {}
 
@@ -115,13 +117,13 @@ void Scheduler::clear() {
     while (snapshots_.size() > 0) {
         drop(snapshots_.any());
     }
-    stats_.cells_used_max = static_cast<uint32_t>(sequences_.n_used());
+    stats_.cells_used_max = static_cast<uint32_t>(room_.n_used());
 }
 
 kvf_stats Scheduler::stats() const {
     kvf_stats stats        = stats_;
-    stats.cells_total      = static_cast<uint32_t>(sequences_.n_cells());
-    stats.cells_used       = static_cast<uint32_t>(sequences_.n_used());
+    stats.cells_total      = static_cast<uint32_t>(room_.n_cells());
+    stats.cells_used       = static_cast<uint32_t>(room_.n_used());
     stats.cells_used_max   = std::max(stats.cells_used_max, stats.cells_used);
     stats.branches_running = static_cast<uint32_t>(running_.size());
     stats.branches_waiting = static_cast<uint32_t>(branches_.size() - running_.size());
@@ -139,15 +141,15 @@ void Scheduler::step(std::vector<Event> & out) {
     }
     admit(out);
 
-    std::vector<Rows> rows = compose(out);
+    std::vector<Rows> rows = compose();
     if (rows.empty()) {
         return;
     }
     fill_batch(rows);
 
     const int32_t status = decode(ctx_, *batch_);
-    if (status == 1) { // the counters promised room that the cache does not have: nothing was computed
-        if (!sequences_.compact() && !make_room()) {
+    if (status == 1) { // it has the last word, and nothing was computed
+        if (!room_.compact() && !make_some_room()) {
             fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",
                  out);
         }
@@ -164,6 +166,11 @@ void Scheduler::step(std::vector<Event> & out) {
     }
 
     ++stats_.steps;
+    std::vector<llama_seq_id> seqs;
+    for (const Rows & r : rows) {
+        seqs.push_back(r.branch->seq);
+    }
+    stats_.pages_read += room_.n_pages_read(seqs);
     for (const Rows & r : rows) {
         if (r.is_prefill) {
             r.branch->usage.n_prefilled += static_cast<uint32_t>(r.n);
@@ -171,7 +178,7 @@ void Scheduler::step(std::vector<Event> & out) {
         }
         r.branch->n_cached += r.n;
     }
-    stats_.cells_used_max = std::max(stats_.cells_used_max, static_cast<uint32_t>(sequences_.n_used()));
+    stats_.cells_used_max = std::max(stats_.cells_used_max, static_cast<uint32_t>(room_.n_used()));
 
     for (const Rows & r : rows) {
         Branch & branch = *r.branch;
@@ -239,7 +246,7 @@ void Scheduler::admit(std::vector<Event> & out) {
             finish(branch, KVF_FINISH_PREFILLED, out);
             continue;
         }
-        // with nothing else running, all that can be in its way is the prefix itself
+        // with nothing else running, all that can be in its way is the prefix's sequence
         if (!start(branch, prefix) && !(running_.empty() && start(branch, Prefix()))) {
             break;
         }
@@ -248,25 +255,20 @@ void Scheduler::admit(std::vector<Event> & out) {
 
 // Gives one branch a sequence that begins with the prefix; false if it has to go on waiting.
 bool Scheduler::start(Branch & branch, const Prefix & prefix) {
+    Room::Need need = room_.need_of_fork(prefix.n, branch.tokens.size() - prefix.n);
+    for (const auto & [running, other] : running_) {
+        need += room_.need(running, other->n_pending());
+    }
+    const kvf_branch_id parent = branch_at(prefix.seq); // it may go below
+
     // each run keeps its longest prefix as long as there is something to wait for
-    const auto evict_another = [&] { return evict(/* but = */ prefix.seq, running_.empty()); };
-
-    llama_seq_id seq = sequences_.take();
-    if (seq < 0 && evict_another()) {
-        seq = sequences_.take();
+    const bool is_alone = running_.empty();
+    if (!make_room(need, sequences_.none_left(), /* but = */ prefix.seq, is_alone)) {
+        if (!is_alone || (sequences_.none_left() && (prefix.n > 0 || !make_some_room()))) {
+            return false;
+        }
     }
-    if (seq < 0) {
-        return false;
-    }
-    const kvf_branch_id parent = branch_at(prefix.seq); // it may be evicted below
-
-    const size_t n_new = sequences_.n_cells_for_fork(prefix.n, branch.tokens.size() - prefix.n) + running_.size();
-    while (!sequences_.fits(n_new) && evict_another()) {
-    }
-    if (!sequences_.fits(n_new) && !running_.empty()) {
-        sequences_.give_back(seq);
-        return false;
-    }
+    const llama_seq_id seq = sequences_.take();
 
     const size_t n_forked = prefix.n > 0 && sequences_.fork(prefix.seq, seq, prefix.n) ? prefix.n : 0;
     if (n_forked > 0) {
@@ -338,20 +340,18 @@ Scheduler::Prefix Scheduler::find_prefix(const Branch & branch) {
 }
 
 // The next batch's rows, after whatever had to give way for them.
-std::vector<Scheduler::Rows> Scheduler::compose(std::vector<Event> & out) {
+std::vector<Scheduler::Rows> Scheduler::compose() {
     for (;;) {
-        std::vector<Rows> rows  = plan();
-        size_t            n_all = 0;
+        std::vector<Rows> rows = plan();
+        Room::Need        need;
         for (const Rows & r : rows) {
-            n_all += sequences_.n_cells_for(r.branch->n_cached, r.n);
+            need += room_.need(r.branch->seq, r.n);
         }
-        if (sequences_.fits(n_all)) {
+        const bool is_alone = running_.size() < 2; // then llama_decode has the last word
+        if (make_room(need, false, /* but = */ -1, /* last_resort = */ is_alone) || is_alone) {
             return rows;
         }
-        if (!make_room()) { // it is alone, and the cache is its own
-            fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",
-                 out);
-        }
+        preempt_youngest();
     }
 }
 
@@ -457,35 +457,63 @@ void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & o
 // ---------------------------------------------------------------------------------------------------------------------
 // room
 
-// Frees cells: first a snapshot goes, then the youngest branch has to wait; what runs keep to the last goes only for the
-// last branch. False if that is all there is.
-bool Scheduler::make_room() {
+// Drops the snapshots, but for one, that have to go so that something fits, and so that a sequence id is free. What runs
+// keep to the last goes only as a last resort, and not for the sake of whole pages. False, and none goes, if it does not
+// fit even then.
+bool Scheduler::make_room(const Room::Need & need, bool for_sequence, llama_seq_id but, bool last_resort) {
+    std::vector<llama_seq_id> spared;
+    for (const auto & [seq, branch] : running_) {
+        spared.push_back(seq);
+    }
+    if (but >= 0 && running_.count(but) == 0) {
+        spared.push_back(but);
+    }
+    for (const bool is_last : { false, true }) {
+        if (is_last && !last_resort) {
+            break;
+        }
+        std::optional<Snapshots::Line> line;
+        std::vector<Snapshots::Victim> victims;
+        const auto                     next = [&]() -> llama_seq_id {
+            if (!line) {
+                line.emplace(snapshots_.line(but, is_last));
+            }
+            const auto victim = line->next();
+            if (!victim) {
+                return -1;
+            }
+            victims.push_back(*victim);
+            return victim->seq;
+        };
+        if (room_.fits(need, for_sequence ? 1 : 0, !is_last, spared, next)) {
+            for (const Snapshots::Victim & victim : victims) {
+                evict(victim);
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
+// The counters promised room that llama_decode did not find: one snapshot goes, or the youngest branch has to wait. False
+// if that is all there is.
+bool Scheduler::make_some_room() {
     const bool is_alone = running_.size() < 2;
-    if (evict(/* but = */ -1, /* last_resort = */ is_alone)) {
+    if (const auto victim = snapshots_.line(/* but = */ -1, /* last_resort = */ is_alone).next()) {
+        evict(*victim);
         return true;
     }
     if (is_alone) {
         return false;
     }
-    for (auto it = branches_.rbegin(); it != branches_.rend(); ++it) {
-        if (it->second->seq >= 0) {
-            preempt(*it->second);
-            break;
-        }
-    }
+    preempt_youngest();
     return true;
 }
 
-// Drops one snapshot; see Snapshots::victim(). False if there is none to drop.
-bool Scheduler::evict(llama_seq_id but, bool last_resort) {
-    const auto victim = snapshots_.victim(but, last_resort);
-    if (!victim) {
-        return false;
-    }
-    keep_for(victim->heir, victim->runs);
-    drop(victim->seq);
+void Scheduler::evict(const Snapshots::Victim & victim) {
+    keep_for(victim.heir, victim.runs);
+    drop(victim.seq);
     ++stats_.evictions;
-    return true;
 }
 
 // A sequence's prefix is needed by these runs too; -1 is none.
@@ -504,14 +532,22 @@ void Scheduler::drop(llama_seq_id snapshot) {
     snapshots_.erase(snapshot);
 }
 
+void Scheduler::preempt_youngest() {
+    for (auto it = branches_.rbegin(); it != branches_.rend(); ++it) {
+        if (it->second->seq >= 0) {
+            preempt(*it->second);
+            return;
+        }
+    }
+}
+
 // Takes a branch's cells away; it waits to compute them again and goes on as if nothing had been.
 void Scheduler::preempt(Branch & branch) {
     tree_.erase(branch.seq);
     sequences_.give_back(branch.seq);
     running_.erase(branch.seq);
     branch.seq      = -1;
-    branch.n_cached = 0;
-    branch.fork_points.clear();
+    branch.n_cached = 0; // its fork points stay: others may still wait for them
     ++branch.usage.n_preempted;
     ++stats_.preemptions;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cache/prefix_tree.h"
+#include "cache/room.h"
 #include "cache/sequences.h"
 #include "cache/snapshots.h"
 #include "engine/branch.h"
@@ -73,13 +74,15 @@ class Scheduler {
     bool              start(Branch & branch, const Prefix & prefix);
     void              keep_fork_point(const Branch & branch, llama_seq_id src, size_t n);
     Prefix            find_prefix(const Branch & branch);
-    std::vector<Rows> compose(std::vector<Event> & out);
+    std::vector<Rows> compose();
     std::vector<Rows> plan();
     void              fill_batch(std::vector<Rows> & rows);
     void              sample(Branch & branch, int32_t i_logits, std::vector<Event> & out);
 
-    bool          make_room();
-    bool          evict(llama_seq_id but, bool last_resort);
+    bool          make_room(const Room::Need & need, bool for_sequence, llama_seq_id but, bool last_resort);
+    bool          make_some_room();
+    void          evict(const Snapshots::Victim & victim);
+    void          preempt_youngest();
     void          keep_for(llama_seq_id seq, const std::vector<kvf_run_id> & runs);
     void          drop(llama_seq_id snapshot);
     void          preempt(Branch & branch);
@@ -102,6 +105,7 @@ class Scheduler {
     size_t              n_ctx_;
     size_t              n_batch_;
 
+    Room                                       room_;
     Sequences                                  sequences_;
     PrefixTree                                 tree_; // of running branches and snapshots that share
     Branches                                   branches_;

@@ -18,7 +18,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 4
+#define KVF_ABI_VERSION 5
 
 #ifdef __cplusplus
 extern "C" {
@@ -142,6 +142,7 @@ struct kvf_stats {
     uint64_t preemptions;
     uint64_t evictions; // snapshots dropped to make room
     uint64_t steps;     // calls of llama_decode
+    uint64_t pages_read; // stretches of 64 cells that these have read, each once a step, over all parts of the memory
     uint32_t cells_total;
     uint32_t cells_used;
     uint32_t cells_used_max; // since the engine was created or cleared

@@ -17,6 +17,8 @@ class EngineStats:
         preemptions: Times that a branch had to give up its cells.
         evictions: Snapshots dropped to make room.
         steps: Batches computed.
+        pages_read: Stretches of 64 cells that attention has read for these, each once a batch, over
+            all parts of the memory.
         cells_total: KV cells; each holds one token.
         cells_used: KV cells in use.
         cells_used_max: The most in use at a time, since the engine was created or cleared.
@@ -33,6 +35,7 @@ class EngineStats:
     preemptions: int
     evictions: int
     steps: int
+    pages_read: int
     cells_total: int
     cells_used: int
     cells_used_max: int

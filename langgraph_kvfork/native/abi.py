@@ -18,7 +18,7 @@ from langgraph_kvfork.errors import (
     NativeLibraryError,
 )
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 
@@ -144,6 +144,7 @@ class Stats(ctypes.Structure):
         ("preemptions", ctypes.c_uint64),
         ("evictions", ctypes.c_uint64),
         ("steps", ctypes.c_uint64),
+        ("pages_read", ctypes.c_uint64),
         ("cells_total", ctypes.c_uint32),
         ("cells_used", ctypes.c_uint32),
         ("cells_used_max", ctypes.c_uint32),

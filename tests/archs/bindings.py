@@ -16,6 +16,14 @@ LIB = library()
 _memory, _seq, _pos, _u32 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_uint32
 
 
+class Part(ctypes.Structure):
+    """`struct llama_memory_part`."""
+
+    _fields_ = tuple(
+        (name, _u32) for name in ("n_cells", "n_cells_used", "n_runs", "n_runs_empty", "n_window")
+    )
+
+
 def _function(name: str, result: Any, *arguments: Any) -> Any:
     function = getattr(LIB, name)
     function.restype, function.argtypes = result, arguments
@@ -27,8 +35,12 @@ seq_fork_pos = _function("llama_memory_seq_fork_pos", _pos, _memory, _seq, _pos)
 seq_drop = _function("llama_memory_seq_drop", None, _memory, _seq)
 n_cells = _function("llama_memory_n_cells", _u32, _memory)
 n_cells_used = _function("llama_memory_n_cells_used", _u32, _memory)
-n_cells_free = _function("llama_memory_n_cells_free", _u32, _memory)
 seq_n_cells_own = _function("llama_memory_seq_n_cells_own", _u32, _memory, _seq)
+n_parts = _function("llama_memory_n_parts", _u32, _memory)
+get_part = _function("llama_memory_get_part", Part, _memory, _u32)
+part_seq_cells = _function(
+    "llama_memory_part_seq_cells", None, _memory, _u32, _seq, ctypes.POINTER(ctypes.c_uint64)
+)
 
 _log_callback = C.llama_log_callback(lambda *_: None)  # kept: the library calls it to the end
 
@@ -163,7 +175,25 @@ class Context:
 
     @property
     def free(self) -> int:
-        return int(n_cells_free(self.memory))
+        """How many cells no sequence goes on to read, in the part that has fewest of them."""
+        parts = [self.part(i) for i in range(n_parts(self.memory))]
+        if not parts:
+            return self.cells - self.used
+        return min(
+            part.n_cells - sum(word.bit_count() for word in self.part_cells(i, part.n_cells))
+            for i, part in enumerate(parts)
+        )
+
+    def part(self, i: int) -> Part:
+        part: Part = get_part(self.memory, i)
+        return part
+
+    def part_cells(self, i: int, n_cells: int) -> list[int]:
+        """Return the cells of a part that some sequence goes on to read, a bit each."""
+        words = (ctypes.c_uint64 * ((n_cells + 63) // 64))()
+        for seq in range(self.n_seq_max):
+            part_seq_cells(self.memory, i, seq, words)
+        return list(words)
 
     def own(self, seq: int) -> int:
         return int(seq_n_cells_own(self.memory, seq))

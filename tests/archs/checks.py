@@ -15,6 +15,7 @@ or says what is wrong. Everything is compared like for like: the same tokens in 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import random
 import sys
@@ -252,8 +253,8 @@ def check_bad_input(model: Model, **parameters: Any) -> str:
         (bindings.seq_drop, (0,)),
         (bindings.n_cells, ()),
         (bindings.n_cells_used, ()),
-        (bindings.n_cells_free, ()),
         (bindings.seq_n_cells_own, (0,)),
+        (bindings.n_parts, ()),
     ):
         if function(None, *arguments):
             return f"wrong: {function.__name__} of no memory"
@@ -271,6 +272,11 @@ def check_bad_input(model: Model, **parameters: Any) -> str:
                 return f"wrong: a fork with sequence {seq}"
             if context.own(seq):
                 return f"wrong: cells of sequence {seq}"
+            none = (ctypes.c_uint64 * 1)()
+            bindings.part_seq_cells(context.memory, 0, seq, none)
+            bindings.part_seq_cells(context.memory, 9, 0, none)
+            if none[0] or context.part(9).n_cells:
+                return f"wrong: cells of a part's sequence {seq}"
         for n in (N + 1, 10_000, 2**31 - 1):
             if context.fork(0, 1, n) or context.pos_max(1) != -1:
                 return f"wrong: a fork at {n} of {N}"

@@ -64,7 +64,14 @@ class Cache {
 
     bool compact() { return llama_memory_compact(memory_); }
 
-    uint32_t n_pages_free() const { return llama_memory_n_pages_free(memory_); }
+    // the least over all parts
+    uint32_t n_pages_free() const {
+        uint32_t n = UINT32_MAX;
+        for (uint32_t i = 0; i < llama_memory_n_parts(memory_); ++i) {
+            n = std::min(n, llama_memory_get_part(memory_, i).n_runs_empty);
+        }
+        return n;
+    }
 
     uint32_t n_cells_used() const { return llama_memory_n_cells_used(memory_); }
 

@@ -131,10 +131,14 @@ static void test_kept_prefix_is_handed_on(const Model & model) {
         bench.call(2, bench.random(120), 8);
         CHECK(bench.has(document));
     }
-    const kvf_branch_id decoding = bench.submit(NO_RUN, bench.with_question(document), 60);
+    const kvf_branch_id decoding = bench.submit(NO_RUN, bench.with_question(document), 40);
     bench.step();
     bench.step();
-    bench.call(2, bench.random(200), 8); // meanwhile it is the decoding branch that has the document
+    const uint64_t n_evicted = bench.scheduler.stats().evictions;
+    bench.submit(2, bench.random(120), 8);
+    bench.step();
+    CHECK(bench.scheduler.stats().evictions == n_evicted + 1); // now it is the decoding branch that has the document
+    run_to_end(bench.scheduler, bench.records);
     CHECK(bench.records[decoding].finish == KVF_FINISH_LENGTH && bench.records[decoding].usage.n_forked == 200);
     for (int i = 0; i < 8; ++i) {
         bench.call(2, bench.random(120), 8);

@@ -1,0 +1,208 @@
+// Room in a cache that is full of snapshots: where tokens are placed, what goes for them, and what does not.
+//
+// usage: test_room MODEL.gguf WINDOWED_MODEL.gguf HYBRID_MODEL.gguf
+
+#include "harness.h"
+#include "llama-fork.h"
+
+namespace {
+
+// a scheduler, and calls that are told to their end
+struct Bench {
+    const Model &                   model;
+    std::mt19937                    rng{ 1 };
+    Context                         context;
+    kvf::Scheduler                  scheduler;
+    std::map<kvf_branch_id, Record> records;
+    kvf_branch_id                   n_branches = 0;
+
+    Bench(const Model & model, const llama_context_params & params, bool batch_invariant = false)
+        : model(model), context(model, params), scheduler(context.ctx.get(), batch_invariant) {}
+
+    Tokens random(size_t n) { return random_tokens(rng, n, model.n_vocab()); }
+
+    Tokens and_random(Tokens tokens, size_t n) {
+        for (const llama_token token : random(n)) {
+            tokens.push_back(token);
+        }
+        return tokens;
+    }
+
+    kvf_branch_id submit(const Tokens & tokens, int32_t n_predict, kvf_run_id run = 0) {
+        kvf_request request = make_request(tokens, n_predict);
+        request.run         = run;
+        scheduler.submit(make_branch(model, ++n_branches, request));
+        return n_branches;
+    }
+
+    kvf_usage call(const Tokens & tokens, int32_t n_predict, kvf_run_id run = 0) {
+        const kvf_branch_id id = submit(tokens, n_predict, run);
+        run_to_end(scheduler, records);
+        CHECK(records[id].error == KVF_ERROR_NONE);
+        return records[id].usage;
+    }
+
+    void step() {
+        std::vector<kvf::Event> events;
+        scheduler.step(events);
+        record(records, events);
+    }
+
+    kvf_stats stats() const { return scheduler.stats(); }
+};
+
+// eight branches with 300 tokens in common; the pages that all their steps read
+uint64_t fan_out(Bench & bench) {
+    const Tokens shared = bench.random(300);
+    for (int i = 0; i < 8; ++i) {
+        Tokens prompt = shared;
+        prompt.push_back(i); // they part here
+        bench.submit(bench.and_random(prompt, 9 + i), 90);
+    }
+    const kvf_stats before = bench.stats();
+    run_to_end(bench.scheduler, bench.records);
+    const kvf_stats after = bench.stats();
+    CHECK(after.prefill_tokens - before.prefill_tokens == 300 + 8 * 10 + 28);
+    CHECK(after.preemptions == before.preemptions);
+    return after.pages_read - before.pages_read;
+}
+
+} // namespace
+
+// in a cache that is full of snapshots, the branches of a fan-out read hardly more pages than in an empty one
+static void test_placement_does_not_decay(const Model & model) {
+    Bench          bench(model, model.params(4096, 256, 64));
+    const uint64_t clean = fan_out(bench);
+    for (int i = 0; i < 60; ++i) { // conversations of all lengths
+        bench.call(bench.random(20 + bench.rng() % 150), 4 + static_cast<int32_t>(bench.rng() % 60));
+    }
+    CHECK(bench.stats().evictions > 0);
+    for (int round = 0; round < 6; ++round) {
+        const uint64_t n = fan_out(bench);
+        std::fprintf(stderr, "pages read: %lu, in an empty cache: %lu\n", static_cast<unsigned long>(n),
+                     static_cast<unsigned long>(clean));
+        CHECK(100 * n <= 105 * clean);
+    }
+}
+
+// What has to wait for a running branch drops nothing meanwhile: here a prompt with which both do not fit, however much
+// else goes.
+static void test_nothing_goes_for_what_cannot_start(const Model & model) {
+    Bench        bench(model, model.params(1024, 128, 8));
+    const Tokens document = bench.random(300);
+    bench.call(document, 0);
+    const kvf_branch_id first = bench.submit(bench.random(300), 100);
+    bench.step();
+    const kvf_branch_id second = bench.submit(bench.random(800), 4);
+    for (int i = 0; i < 20; ++i) {
+        bench.step();
+    }
+    CHECK(bench.stats().branches_waiting == 1 && bench.stats().evictions == 0);
+    std::vector<kvf::Event> events;
+    bench.scheduler.cancel(second, events);
+    record(bench.records, events);
+    CHECK(bench.call(bench.and_random(document, 8), 4).n_forked == 300);
+    CHECK(bench.records[first].finish == KVF_FINISH_LENGTH);
+
+    bench.submit(bench.random(800), 4); // alone, it has all that it needs
+    run_to_end(bench.scheduler, bench.records);
+    CHECK(bench.stats().evictions > 0 && bench.stats().preemptions == 0);
+}
+
+// nor for want of a sequence, as long as there is no room either
+static void test_no_sequence_goes_for_what_cannot_start(const Model & model) {
+    Bench        bench(model, model.params(1024, 128, 3));
+    const Tokens document = bench.random(300);
+    bench.call(document, 0);
+    bench.call(bench.random(20), 0);
+    bench.submit(bench.random(300), 60);
+    bench.step();
+    CHECK(bench.stats().snapshots == 2 && bench.stats().branches_running == 1);
+    const kvf_branch_id second = bench.submit(bench.random(800), 4);
+    for (int i = 0; i < 10; ++i) {
+        bench.step();
+    }
+    CHECK(bench.stats().branches_waiting == 1 && bench.stats().evictions == 0);
+    std::vector<kvf::Event> events;
+    bench.scheduler.cancel(second, events);
+    record(bench.records, events);
+    CHECK(bench.call(bench.and_random(document, 8), 4).n_forked == 300);
+}
+
+// what runs keep to the last does not go for what can wait, and nothing else goes in its place
+static void test_nothing_goes_if_what_is_kept_is_in_the_way(const Model & model) {
+    Bench        bench(model, model.params(1024, 128, 8));
+    const Tokens kept = bench.random(400);
+    bench.call(kept, 0, /* run = */ 1);
+    const Tokens document = bench.random(200);
+    bench.call(document, 0);
+    const kvf_branch_id first  = bench.submit(bench.random(100), 100);
+    const kvf_branch_id second = bench.submit(bench.random(600), 4);
+    for (int i = 0; i < 20; ++i) {
+        bench.step();
+    }
+    CHECK(bench.stats().branches_waiting == 1 && bench.stats().evictions == 0);
+    run_to_end(bench.scheduler, bench.records);
+    CHECK(bench.records[first].finish == KVF_FINISH_LENGTH && bench.records[second].finish == KVF_FINISH_LENGTH);
+}
+
+// A window's cells hold a window and a batch of each sequence: a prompt of any length fits beside others.
+static void test_long_prompt_starts_in_a_small_window(const Model & model, bool batch_invariant) {
+    llama_context_params params = model.params(4096, 64, 8);
+    params.swa_full             = false;
+    Bench bench(model, params, batch_invariant);
+    CHECK(llama_memory_n_parts(llama_get_memory(bench.context.ctx.get())) == 2);
+    CHECK(llama_memory_get_part(llama_get_memory(bench.context.ctx.get()), 1).n_cells == 512);
+
+    const kvf_branch_id first  = bench.submit(bench.random(40), 80);
+    const Tokens        prompt = bench.random(1500);
+    const kvf_branch_id second = bench.submit(prompt, 4);
+    const kvf_branch_id third  = bench.submit(bench.random(30), 4);
+    bench.step();
+    CHECK(bench.stats().branches_running == 3);
+    run_to_end(bench.scheduler, bench.records);
+    for (const kvf_branch_id id : { first, second, third }) {
+        CHECK(bench.records[id].finish == KVF_FINISH_LENGTH && bench.records[id].usage.n_preempted == 0);
+    }
+    for (int i = 0; i < 12; ++i) { // and in a cache that is full
+        bench.submit(bench.random(100 + bench.rng() % 900), 30);
+    }
+    run_to_end(bench.scheduler, bench.records);
+    for (const auto & [id, r] : bench.records) {
+        CHECK(r.finish == KVF_FINISH_LENGTH);
+    }
+    CHECK(bench.stats().evictions > 0);
+    CHECK(bench.call(prompt, 1).n_prefilled > 0);
+}
+
+// The owner of a prefix gives way while another branch waits for the prefix. It pauses there all the same when it computes
+// it again: with recurrent states, there is no other moment to fork it.
+static void test_preempted_owner_still_pauses_for_others(const Model & model) {
+    Bench        bench(model, model.params(256, 16, 8));
+    const Tokens shared = bench.random(100);
+    for (int i = 0; i < 4; ++i) {
+        bench.submit(bench.random(20), 60);
+    }
+    while (bench.records[4].tokens.size() < 15) {
+        bench.step();
+    }
+    const kvf_branch_id owner  = bench.submit(bench.and_random(shared, 5), 4); // fits, but the others grow
+    const kvf_branch_id waiter = bench.submit(bench.and_random(shared, 7), 4);
+    run_to_end(bench.scheduler, bench.records);
+    CHECK(bench.records[owner].usage.n_preempted > 0);
+    CHECK(bench.records[waiter].usage.n_forked == 100 && bench.records[waiter].usage.n_prefilled == 7);
+}
+
+int main(int argc, char ** argv) {
+    CHECK(argc == 4);
+    const Model model(argv[1]);
+    test_placement_does_not_decay(model);
+    test_nothing_goes_for_what_cannot_start(model);
+    test_no_sequence_goes_for_what_cannot_start(model);
+    test_nothing_goes_if_what_is_kept_is_in_the_way(model);
+    const Model windowed(argv[2]);
+    test_long_prompt_starts_in_a_small_window(windowed, false);
+    test_long_prompt_starts_in_a_small_window(windowed, true);
+    test_preempted_owner_still_pauses_for_others(Model(argv[3]));
+    return 0;
+}
