@@ -31,8 +31,8 @@ struct Branch {
     common_sampler_ptr     sampler;
     TextStream             text;
 
-    std::vector<llama_token> tokens; // the prompt, then what was generated
-    size_t                   n_prompt = 0;
+    std::vector<llama_token> tokens;        // the prompt, then what was generated
+    size_t                   n_prompt = 0;  // of tokens; those that it began with, of a fork all that its parent had
     size_t                   n_known  = 0;  // of tokens; those that it had when it got its sequence
     size_t                   n_cached = 0;  // of tokens; all but the last while it decodes
     llama_seq_id             seq      = -1; // -1: it waits

@@ -83,11 +83,8 @@ void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, s
     branch->t_submitted    = Clock::now();
     branch->usage.n_prompt = static_cast<uint32_t>(branch->n_prompt);
     try {
-        if (from.sampler && seed == LLAMA_DEFAULT_SEED) {
-            branch->sampler.reset(common_sampler_clone(from.sampler.get()));
-        } else if (from.sampler) { // another random state: a new sampler that is told the same story
-            branch->sampling.seed = seed;
-            branch->sampler       = make_sampler(model_, branch->sampling, from.tokens, from.n_prompt);
+        if (from.sampler) {
+            branch->sampler = clone_sampler(from.sampler.get(), seed);
         }
     } catch (const std::exception & e) {
         out.push_back(make_failure(*branch, KVF_ERROR_INTERNAL, std::string("fork: the sampler failed: ") + e.what()));

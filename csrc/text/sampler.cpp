@@ -131,6 +131,16 @@ common_sampler_ptr make_sampler(const llama_model *              model,
     return sampler;
 }
 
+common_sampler_ptr clone_sampler(common_sampler * sampler, uint32_t seed) {
+    common_sampler_ptr clone(common_sampler_clone(sampler));
+    if (seed != LLAMA_DEFAULT_SEED) { // the last one of the chain draws, and none of the others
+        llama_sampler * chain = common_sampler_get(clone.get());
+        llama_sampler_free(llama_sampler_chain_remove(chain, llama_sampler_chain_n(chain) - 1));
+        llama_sampler_chain_add(chain, llama_sampler_init_dist(seed));
+    }
+    return clone;
+}
+
 llama_token most_likely(const common_params_sampling & params, const float * logits, int32_t n_vocab) {
     const bool penalties =
         params.penalty_last_n != 0 &&

@@ -16,6 +16,10 @@ common_sampler_ptr make_sampler(const llama_model *              model,
                                 const std::vector<llama_token> & tokens,
                                 size_t                           n_prompt);
 
+// a sampler in the same state: what it was told, its grammar, its thinking budget; a seed of LLAMA_DEFAULT_SEED keeps its
+// random state, too
+common_sampler_ptr clone_sampler(common_sampler * sampler, uint32_t seed);
+
 // The token that a sampler with these parameters chooses from a row of logits, if that is sure to be the greatest of
 // them: many times as fast as asking the sampler. LLAMA_TOKEN_NULL: only the sampler knows.
 llama_token most_likely(const common_params_sampling & params, const float * logits, int32_t n_vocab);

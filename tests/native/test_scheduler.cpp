@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <thread>
 
 using kvf::Scheduler;
@@ -282,6 +283,60 @@ static void test_running_branch_is_forked(const Model & model) {
     CHECK(records[4].finish == KVF_FINISH_ERROR && records[4].error == KVF_ERROR_UNKNOWN);
 }
 
+// The grammar begins where the first of them began to generate, and holds for all that come from it, to its end.
+static void test_forks_of_forks_keep_their_grammar(const Model & model) {
+    std::mt19937                    rng(15);
+    Context                         context(model, model.params(1024, 64, 16));
+    Scheduler                       scheduler(context.ctx.get());
+    std::map<kvf_branch_id, Record> records;
+    std::vector<kvf::Event>         events;
+    std::map<kvf_branch_id, Tokens> before; // what a fork's ancestors had generated
+    const Tokens                    prompt  = random_tokens(rng, 40, model.n_vocab());
+    kvf_request                     request = make_request(prompt, 40);
+    request.sampling.temperature            = 2.0f;
+    request.grammar = "root ::= \"1\" \"2\" \"3\" \"a\" \"b\" \"c\" [0-4] [0-4] [0-4] [5-9] [5-9] [5-9] ([0-3] [c-f])*";
+    const auto steps = [&](int n) {
+        for (int i = 0; i < n; ++i) {
+            scheduler.step(events);
+            record(records, events);
+        }
+    };
+    const auto fork = [&](kvf_branch_id parent, kvf_branch_id child, uint32_t seed) {
+        scheduler.fork(parent, child, seed, events);
+        record(records, events);
+        before[child] = before[parent];
+        before[child].insert(before[child].end(), records[parent].tokens.begin(), records[parent].tokens.end());
+    };
+    scheduler.submit(make_branch(model, 1, request));
+    steps(3);
+    kvf_branch_id id = 1;
+    for (const uint32_t seed : { 7u, 8u, LLAMA_DEFAULT_SEED, 9u }) { // a fork of a fork of a fork of a fork
+        fork(id, id + 1, seed);
+        fork(id, id + 11, seed + 100);
+        ++id;
+        steps(3);
+    }
+    run_to_end(scheduler, records);
+
+    CHECK(records.size() == 9);
+    for (const auto & [branch, r] : records) {
+        CHECK(r.finish == KVF_FINISH_LENGTH);
+        Tokens all = before[branch];
+        all.insert(all.end(), r.tokens.begin(), r.tokens.end());
+        CHECK(all.size() == 40);
+        CHECK(r.usage.n_prompt == prompt.size() + before[branch].size()); // to a fork, all of it is a prompt
+        std::string text;
+        for (const llama_token token : all) {
+            text += common_token_to_piece(llama_model_get_vocab(model.model.get()), token);
+        }
+        CHECK(text.compare(0, 6, "123abc") == 0);
+        for (size_t i = 6; i < text.size(); ++i) {
+            const char * allowed = i < 9 ? "01234" : i < 12 ? "56789" : i % 2 == 0 ? "0123" : "cdef";
+            CHECK(std::strchr(allowed, text[i]));
+        }
+    }
+}
+
 // Like for like: in the same chunks, one branch at a time, a fork's logits are those of an unforked run, bit for bit.
 static void test_fork_computes_what_an_unforked_run_computes(const Model & model) {
     const std::vector<Tokens>       prompts = fan_out(model);
@@ -386,6 +441,7 @@ int main(int argc, char ** argv) {
     test_text_ends_where_the_context_ends(model);
     test_one_sequence_is_enough(model);
     test_running_branch_is_forked(model);
+    test_forks_of_forks_keep_their_grammar(model);
     test_fork_computes_what_an_unforked_run_computes(model);
     test_same_schedule_same_tokens(model);
     return 0;
