@@ -4,7 +4,6 @@
 #include "engine/error.h"
 #include "ggml-cpu-fan-out.h"
 
-#include <algorithm>
 #include <future>
 #include <string>
 
@@ -28,7 +27,7 @@ llama_context * make_context(const llama_model * model, llama_context_params par
                                            std::to_string(llama_max_parallel_sequences()));
     }
     params.kv_unified          = true; // a fork shares cells only within one buffer
-    params.n_outputs_max       = std::max(params.n_batch, params.n_seq_max); // with less than the latter it aborts
+    params.n_outputs_max       = params.n_seq_max; // a sequence wants one row of logits at a time
     params.embeddings          = false;
     params.abort_callback      = [](void * data) { return static_cast<std::atomic<bool> *>(data)->load(); };
     params.abort_callback_data = &closing;

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <mutex>
+#include <regex>
 #include <thread>
 
 struct EngineDeleter {
@@ -108,6 +109,27 @@ static void test_bad_engines_are_refused(const Model & model) {
     CHECK(!kvf_engine_create(model.model.get(), model.params(256, 64, 0), false));
     CHECK(!kvf_engine_create(model.model.get(), model.params(256, 64, 100000), false));
     CHECK(std::strstr(kvf_last_error(), "n_seq_max = 100000"));
+}
+
+// A row of logits for each token of a batch would be most of the compute buffers.
+static void test_a_sequence_has_one_row_of_logits(const Model & model) {
+    static std::string log;
+    log.clear();
+    llama_log_set([](ggml_log_level, const char * text, void *) { log += text; }, nullptr);
+    const EnginePtr engine = make_engine(model, 4096, 512, 8);
+    kvf_set_log_level(GGML_LOG_LEVEL_ERROR);
+    CHECK(std::regex_search(log, std::regex("n_outputs_max +=")));
+    CHECK(std::regex_search(log, std::regex("n_outputs_max += 8\n")));
+
+    const Tokens prompt = { 1, 2, 3 }; // and that is enough
+    for (llama_token i = 0; i < 12; ++i) {
+        const Tokens      other   = { i };
+        const kvf_request request = make_request(i % 2 ? prompt : other, 6);
+        CHECK(kvf_submit(engine.get(), &request) > 0);
+    }
+    for (const auto & [id, r] : poll_ends(engine.get(), 12)) {
+        CHECK(r.finish == KVF_FINISH_LENGTH && r.tokens.size() == 6);
+    }
 }
 
 static void test_a_batch_may_be_smaller_than_the_count_of_sequences(const Model & model) {
@@ -272,6 +294,7 @@ int main(int argc, char ** argv) {
     CHECK(kvf_abi_version() == KVF_ABI_VERSION);
     test_bad_requests_are_refused_by_name(model);
     test_bad_engines_are_refused(model);
+    test_a_sequence_has_one_row_of_logits(model);
     test_a_batch_may_be_smaller_than_the_count_of_sequences(model);
     test_cancelled_within_one_step(model);
     test_closing_ends_every_branch(model);
