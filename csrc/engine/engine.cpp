@@ -4,6 +4,7 @@
 #include "engine/error.h"
 #include "ggml-cpu-fan-out.h"
 
+#include <chrono>
 #include <future>
 #include <string>
 
@@ -26,7 +27,7 @@ llama_context * make_context(const llama_model * model, llama_context_params par
         throw Error(KVF_ERROR_INVALID, "n_seq_max = " + std::to_string(params.n_seq_max) + ": must be from 1 to " +
                                            std::to_string(llama_max_parallel_sequences()));
     }
-    params.kv_unified          = true; // a fork shares cells only within one buffer
+    params.kv_unified          = true;             // a fork shares cells only within one buffer
     params.n_outputs_max       = params.n_seq_max; // a sequence wants one row of logits at a time
     params.embeddings          = false;
     params.abort_callback      = [](void * data) { return static_cast<std::atomic<bool> *>(data)->load(); };
@@ -82,32 +83,32 @@ kvf_branch_id Engine::submit(const kvf_request & request) {
 
     // std::function wants to copy what it holds
     auto shared = std::make_shared<std::unique_ptr<Branch>>(std::move(branch));
-    post([shared](Scheduler & scheduler, std::vector<Event> &) { scheduler.submit(std::move(*shared)); });
+    post({ [shared](Scheduler & scheduler, std::vector<Event> &) { scheduler.submit(std::move(*shared)); }, id });
     return id;
 }
 
 kvf_branch_id Engine::fork(kvf_branch_id branch, uint32_t seed) {
     const kvf_branch_id id = ++n_branches_;
-    post([=](Scheduler & scheduler, std::vector<Event> & out) { scheduler.fork(branch, id, seed, out); });
+    post({ [=](Scheduler & scheduler, std::vector<Event> & out) { scheduler.fork(branch, id, seed, out); }, id });
     return id;
 }
 
 void Engine::cancel(kvf_branch_id branch) {
-    post([=](Scheduler & scheduler, std::vector<Event> & out) { scheduler.cancel(branch, out); });
+    post({ [=](Scheduler & scheduler, std::vector<Event> & out) { scheduler.cancel(branch, out); } });
 }
 
 void Engine::end_run(kvf_run_id run) {
-    post([=](Scheduler & scheduler, std::vector<Event> &) { scheduler.end_run(run); });
+    post({ [=](Scheduler & scheduler, std::vector<Event> &) { scheduler.end_run(run); } });
 }
 
 void Engine::clear() {
     auto done    = std::make_shared<std::promise<void>>();
     auto waiting = done->get_future();
-    post([this, done](Scheduler & scheduler, std::vector<Event> &) {
+    post({ [this, done](Scheduler & scheduler, std::vector<Event> &) {
         scheduler.clear();
         publish_stats();
         done->set_value();
-    });
+    } });
     done.reset();
     waiting.get();
 }
@@ -117,12 +118,12 @@ void Engine::set_lora(llama_adapter_lora * lora, float scale) {
         throw Error(KVF_ERROR_INVALID,
                     "lora: is an activated LoRA, which holds from an invocation on only; use a plain LoRA");
     }
-    post([=](Scheduler & scheduler, std::vector<Event> &) {
+    post({ [=](Scheduler & scheduler, std::vector<Event> &) {
         llama_adapter_lora * loras[]  = { lora };
         float                scales[] = { scale };
         llama_set_adapters_lora(ctx_.get(), loras, 1, scales);
         scheduler.clear(); // computed with other weights
-    });
+    } });
 }
 
 void Engine::close() {
@@ -162,27 +163,52 @@ void Engine::publish_stats() {
     stats_ = scheduler_->stats();
 }
 
+// Does what nobody else would do, however little memory there is: waits until there is some.
+template <typename Work>
+static void insist(Work && work) noexcept {
+    for (;;) {
+        try {
+            return work();
+        } catch (const std::bad_alloc &) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+    }
+}
+
 void Engine::run() {
     std::vector<Event>   out;
     std::vector<Command> commands;
 
-    const auto guarded = [&](auto && work) {
+    // all that runs ends where something fails unforeseen, and so does a branch that was just to begin
+    const auto fail = [&](const char * why, kvf_branch_id beginning) {
+        const bool is_lost = beginning && !scheduler_->has(beginning);
+        insist([&] {
+            const std::string message = std::string("the engine failed: ") + why;
+            scheduler_->fail_all(KVF_ERROR_INTERNAL, message, out);
+        });
+        if (is_lost) {
+            insist([&] { scheduler_->fail_unknown(beginning, KVF_ERROR_INTERNAL, std::string(why), out); });
+        }
+    };
+    const auto guarded = [&](kvf_branch_id beginning, auto && work) {
         try {
             work();
         } catch (const std::exception & e) {
-            scheduler_->fail_all(KVF_ERROR_INTERNAL, std::string("the engine failed: ") + e.what(), out);
+            fail(e.what(), beginning);
+        } catch (...) {
+            fail("llama.cpp does not say why", beginning);
         }
     };
     const auto obey = [&] {
         for (Command & command : commands) {
-            guarded([&] { command(*scheduler_, out); });
+            guarded(command.begins, [&] { command.work(*scheduler_, out); });
         }
         commands.clear();
     };
     // who sees an event sees statistics that are no older
     const auto publish = [&] {
-        publish_stats();
-        events_.push(out);
+        insist([&] { publish_stats(); });
+        insist([&] { events_.push(out); });
     };
 
     while (!closing_) {
@@ -193,7 +219,7 @@ void Engine::run() {
         }
         obey();
         if (!closing_) {
-            guarded([&] { scheduler_->step(out); });
+            guarded(0, [&] { scheduler_->step(out); });
         }
         publish();
     }
@@ -203,8 +229,8 @@ void Engine::run() {
         std::swap(commands, mailbox_);
     }
     obey();
-    scheduler_->fail_all(KVF_ERROR_CLOSED, "the engine was closed", out);
-    scheduler_->clear();
+    insist([&] { scheduler_->fail_all(KVF_ERROR_CLOSED, "the engine was closed", out); });
+    insist([&] { scheduler_->clear(); });
     publish();
     events_.close();
 }

@@ -35,7 +35,10 @@ class Engine {
     struct ContextDeleter {
         void operator()(llama_context * ctx) const { llama_free(ctx); }
     };
-    using Command = std::function<void(Scheduler & scheduler, std::vector<Event> & out)>;
+    struct Command {
+        std::function<void(Scheduler & scheduler, std::vector<Event> & out)> work;
+        kvf_branch_id begins = 0; // whose last event somebody waits for from now on
+    };
 
     // hands something to the engine's thread; throws Error(KVF_ERROR_CLOSED)
     void post(Command command);

@@ -12,6 +12,10 @@ void EventQueue::push(std::vector<Event> & events) {
     }
     {
         const std::lock_guard<std::mutex> lock(mutex_);
+        const size_t                      n = queue_.size() + events.size();
+        if (n > queue_.capacity()) {
+            queue_.reserve(std::max(n, 2 * queue_.capacity())); // it fails here, or not at all
+        }
         std::move(events.begin(), events.end(), std::back_inserter(queue_));
     }
     events.clear();

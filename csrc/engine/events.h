@@ -19,7 +19,7 @@ struct Event {
 // Hands events from the engine's thread to the one that polls, a step's at a time.
 class EventQueue {
   public:
-    // takes all events and leaves the vector empty
+    // takes all events and leaves the vector empty; none if there is no memory for them, which it throws
     void push(std::vector<Event> & events);
 
     // no event will follow

@@ -31,6 +31,15 @@ thread_local std::string last_error;
 thread_local kvf_error   last_error_kind = KVF_ERROR_NONE;
 std::atomic<int32_t>     log_level{ GGML_LOG_LEVEL_WARN };
 
+void remember(kvf_error kind, const char * message) noexcept {
+    last_error_kind = kind;
+    try {
+        last_error = message;
+    } catch (const std::exception &) { // there is no memory for it
+        last_error.clear();
+    }
+}
+
 // runs a call's body; what it throws becomes the thread's last error and the given result
 template <typename Result, typename Body>
 Result guarded(Result on_failure, Body body) noexcept {
@@ -39,14 +48,13 @@ Result guarded(Result on_failure, Body body) noexcept {
     try {
         return body();
     } catch (const kvf::Error & e) {
-        last_error_kind = e.kind;
-        last_error      = e.what();
+        remember(e.kind, e.what());
     } catch (const std::bad_alloc &) {
-        last_error_kind = KVF_ERROR_INTERNAL;
-        last_error      = "out of memory";
+        remember(KVF_ERROR_INTERNAL, "out of memory");
     } catch (const std::exception & e) {
-        last_error_kind = KVF_ERROR_INTERNAL;
-        last_error      = e.what();
+        remember(KVF_ERROR_INTERNAL, e.what());
+    } catch (...) { // llama.cpp may throw what is no exception
+        remember(KVF_ERROR_INTERNAL, "llama.cpp failed and does not say why");
     }
     return on_failure;
 }

@@ -63,10 +63,8 @@ void Scheduler::submit(std::unique_ptr<Branch> branch) {
 void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, std::vector<Event> & out) {
     const auto it = branches_.find(parent);
     if (it == branches_.end()) {
-        Branch none{ TextStream({}) };
-        none.id = child;
-        out.push_back(make_failure(none, KVF_ERROR_UNKNOWN,
-                                   "fork: branch " + std::to_string(parent) + " has ended; submit its tokens instead"));
+        fail_unknown(child, KVF_ERROR_UNKNOWN,
+                     "fork: branch " + std::to_string(parent) + " has ended; submit its tokens instead", out);
         return;
     }
     const Branch & from = *it->second;
@@ -102,6 +100,12 @@ void Scheduler::cancel(kvf_branch_id id, std::vector<Event> & out) {
 
 void Scheduler::end_run(kvf_run_id run) {
     snapshots_.end_run(run);
+}
+
+void Scheduler::fail_unknown(kvf_branch_id id, kvf_error error, const std::string & message, std::vector<Event> & out) {
+    Branch branch{ TextStream({}) };
+    branch.id = id;
+    out.push_back(make_failure(branch, error, message));
 }
 
 void Scheduler::fail_all(kvf_error error, const std::string & message, std::vector<Event> & out) {

@@ -35,7 +35,13 @@ class Scheduler {
     // what is kept for this run only is not kept any more
     void end_run(kvf_run_id run);
 
-    // ends every branch
+    // somebody waits for this branch's end
+    bool has(kvf_branch_id id) const { return branches_.count(id) > 0; }
+
+    // ends a branch that has not begun
+    void fail_unknown(kvf_branch_id id, kvf_error error, const std::string & message, std::vector<Event> & out);
+
+    // ends every branch; where memory is short it throws, and can be called again for those that are left
     void fail_all(kvf_error error, const std::string & message, std::vector<Event> & out);
 
     // drops every snapshot
