@@ -15,6 +15,9 @@ void check_prompt(const llama_vocab * vocab, const kvf_request & request) {
             KVF_ERROR_INVALID,
             "tokens: the prompt is empty (a chat template may make nothing of messages); it needs one token at least");
     }
+    if (!request.tokens) {
+        throw Error(KVF_ERROR_INVALID, "tokens: is NULL, and n_tokens is " + std::to_string(request.n_tokens));
+    }
     const int32_t n_vocab = llama_vocab_n_tokens(vocab);
     for (size_t i = 0; i < request.n_tokens; ++i) {
         if (request.tokens[i] < 0 || request.tokens[i] >= n_vocab) {
@@ -24,7 +27,18 @@ void check_prompt(const llama_vocab * vocab, const kvf_request & request) {
     }
 }
 
+// every token's text is searched for each of them
+constexpr size_t MAX_STOP_STRINGS = 256;
+constexpr size_t MAX_STOP_BYTES   = 4096;
+
 std::vector<std::string> stop_strings(const kvf_request & request) {
+    if (!request.stop && request.n_stop > 0) {
+        throw Error(KVF_ERROR_INVALID, "stop: is NULL, and n_stop is " + std::to_string(request.n_stop));
+    }
+    if (request.n_stop > MAX_STOP_STRINGS) {
+        throw Error(KVF_ERROR_INVALID, "n_stop = " + std::to_string(request.n_stop) + ": must be " +
+                                           std::to_string(MAX_STOP_STRINGS) + " or less");
+    }
     std::vector<std::string> stop;
     for (size_t i = 0; i < request.n_stop; ++i) {
         if (!request.stop[i] || !*request.stop[i]) {
@@ -32,13 +46,21 @@ std::vector<std::string> stop_strings(const kvf_request & request) {
                         "stop[" + std::to_string(i) + "]: is empty and would end every text at once");
         }
         stop.emplace_back(request.stop[i]);
+        if (stop.back().size() > MAX_STOP_BYTES) {
+            throw Error(KVF_ERROR_INVALID, "stop[" + std::to_string(i) + "]: has " +
+                                               std::to_string(stop.back().size()) + " bytes; give " +
+                                               std::to_string(MAX_STOP_BYTES) + " or less");
+        }
     }
     return stop;
 }
 
 } // namespace
 
-std::unique_ptr<Branch> make_branch(const llama_model * model, kvf_branch_id id, const kvf_request & request) {
+std::unique_ptr<Branch> make_branch(const llama_model * model,
+                                    size_t              n_ctx,
+                                    kvf_branch_id       id,
+                                    const kvf_request & request) {
     const llama_vocab * vocab = llama_model_get_vocab(model);
     check_prompt(vocab, request);
     if (request.n_predict < -1) {
@@ -58,7 +80,7 @@ std::unique_ptr<Branch> make_branch(const llama_model * model, kvf_branch_id id,
         branch->runs = { request.run };
     }
     branch->t_submitted = Clock::now();
-    branch->sampling    = sampling_params(vocab, request);
+    branch->sampling    = sampling_params(vocab, request, /* n_most = */ n_ctx + 1); // the last one is not computed
     if (request.n_predict != 0) {
         branch->sampler = make_sampler(model, branch->sampling, branch->tokens, branch->n_prompt);
     }

@@ -64,8 +64,11 @@ struct Branch {
     bool decodes() const { return n_cached >= n_known; }
 };
 
-// Checks a request and makes a branch of it, which is submitted now. Throws Error(KVF_ERROR_INVALID) that names the
-// argument.
-std::unique_ptr<Branch> make_branch(const llama_model * model, kvf_branch_id id, const kvf_request & request);
+// Checks a request and makes a branch of it, which is submitted now, to a context of n_ctx tokens. Throws
+// Error(KVF_ERROR_INVALID) that names the argument.
+std::unique_ptr<Branch> make_branch(const llama_model * model,
+                                    size_t              n_ctx,
+                                    kvf_branch_id       id,
+                                    const kvf_request & request);
 
 } // namespace kvf

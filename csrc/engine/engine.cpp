@@ -5,6 +5,7 @@
 #include "ggml-cpu-fan-out.h"
 
 #include <chrono>
+#include <cmath>
 #include <future>
 #include <string>
 
@@ -79,7 +80,7 @@ kvf_branch_id Engine::submit(const kvf_request & request) {
                                             std::to_string(n_ctx_) + ": shorten the prompt or raise n_ctx");
     }
     const kvf_branch_id id     = ++n_branches_;
-    auto                branch = make_branch(model_, id, request);
+    auto                branch = make_branch(model_, n_ctx_, id, request);
 
     // std::function wants to copy what it holds
     auto shared = std::make_shared<std::unique_ptr<Branch>>(std::move(branch));
@@ -117,6 +118,10 @@ void Engine::set_lora(llama_adapter_lora * lora, float scale) {
     if (llama_adapter_get_alora_n_invocation_tokens(lora) > 0) {
         throw Error(KVF_ERROR_INVALID,
                     "lora: is an activated LoRA, which holds from an invocation on only; use a plain LoRA");
+    }
+    if (!std::isfinite(scale)) {
+        throw Error(KVF_ERROR_INVALID,
+                    "scale = " + std::to_string(scale) + ": must be finite; 1 is the adapter as it is");
     }
     post({ [=](Scheduler & scheduler, std::vector<Event> &) {
         llama_adapter_lora * loras[]  = { lora };

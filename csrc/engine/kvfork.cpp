@@ -59,10 +59,13 @@ Result guarded(Result on_failure, Body body) noexcept {
     return on_failure;
 }
 
-void require_model(const llama_model * model) {
-    if (!model) {
-        throw kvf::Error(KVF_ERROR_INVALID, "model: is NULL");
+// what is not optional
+template <typename T>
+T & require(T * argument, const char * name) {
+    if (!argument) {
+        throw kvf::Error(KVF_ERROR_INVALID, std::string(name) + ": is NULL");
     }
+    return *argument;
 }
 
 // for kvf_string_free
@@ -105,22 +108,20 @@ void kvf_set_log_level(int32_t level) {
 }
 
 kvf_engine * kvf_engine_create(const llama_model * model, llama_context_params params, bool batch_invariant) {
-    return guarded<kvf_engine *>(nullptr, [&] {
-        require_model(model);
-        return new kvf_engine{ { model, params, batch_invariant } };
-    });
+    return guarded<kvf_engine *>(
+        nullptr, [&] { return new kvf_engine{ { &require(model, "model"), params, batch_invariant } }; });
 }
 
 bool kvf_engine_set_lora(kvf_engine * engine, llama_adapter_lora * lora, float scale) {
     return guarded(false, [&] {
-        engine->engine.set_lora(lora, scale);
+        require(engine, "engine").engine.set_lora(&require(lora, "lora"), scale);
         return true;
     });
 }
 
 void kvf_engine_close(kvf_engine * engine) {
     guarded(0, [&] {
-        engine->engine.close();
+        require(engine, "engine").engine.close();
         return 0;
     });
 }
@@ -131,13 +132,13 @@ void kvf_engine_free(kvf_engine * engine) {
 
 bool kvf_engine_clear(kvf_engine * engine) {
     return guarded(false, [&] {
-        engine->engine.clear();
+        require(engine, "engine").engine.clear();
         return true;
     });
 }
 
 kvf_stats kvf_engine_stats(const kvf_engine * engine) {
-    return engine->engine.stats();
+    return guarded(kvf_stats{}, [&] { return require(engine, "engine").engine.stats(); });
 }
 
 kvf_request kvf_request_default(void) {
@@ -158,36 +159,39 @@ kvf_request kvf_request_default(void) {
 }
 
 kvf_branch_id kvf_submit(kvf_engine * engine, const kvf_request * request) {
-    return guarded<kvf_branch_id>(0, [&] { return engine->engine.submit(*request); });
+    return guarded<kvf_branch_id>(0,
+                                  [&] { return require(engine, "engine").engine.submit(require(request, "request")); });
 }
 
 kvf_branch_id kvf_fork(kvf_engine * engine, kvf_branch_id branch, uint32_t seed) {
-    return guarded<kvf_branch_id>(0, [&] { return engine->engine.fork(branch, seed); });
+    return guarded<kvf_branch_id>(0, [&] { return require(engine, "engine").engine.fork(branch, seed); });
 }
 
 void kvf_cancel(kvf_engine * engine, kvf_branch_id branch) {
     guarded(0, [&] {
-        engine->engine.cancel(branch);
+        require(engine, "engine").engine.cancel(branch);
         return 0;
     });
 }
 
 void kvf_end_run(kvf_engine * engine, kvf_run_id run) {
     guarded(0, [&] {
-        engine->engine.end_run(run);
+        require(engine, "engine").engine.end_run(run);
         return 0;
     });
 }
 
 int32_t kvf_poll(kvf_engine * engine, kvf_event * events, size_t n_max, int32_t timeout_ms) {
-    return engine->engine.poll(events, n_max, timeout_ms);
+    return guarded<int32_t>(-1, [&] {
+        if (n_max > 0) {
+            require(events, "events");
+        }
+        return require(engine, "engine").engine.poll(events, n_max, timeout_ms);
+    });
 }
 
 kvf_chat * kvf_chat_create(const llama_model * model, const char * chat_template) {
-    return guarded<kvf_chat *>(nullptr, [&] {
-        require_model(model);
-        return new kvf_chat{ { model, chat_template } };
-    });
+    return guarded<kvf_chat *>(nullptr, [&] { return new kvf_chat{ { &require(model, "model"), chat_template } }; });
 }
 
 void kvf_chat_free(kvf_chat * chat) {
@@ -195,11 +199,12 @@ void kvf_chat_free(kvf_chat * chat) {
 }
 
 char * kvf_chat_render(const kvf_chat * chat, const char * request) {
-    return guarded<char *>(nullptr, [&] { return copy_string(chat->chat_template.render(request)); });
+    return guarded<char *>(
+        nullptr, [&] { return copy_string(require(chat, "chat").chat_template.render(&require(request, "request"))); });
 }
 
 char * kvf_chat_capabilities(const kvf_chat * chat) {
-    return guarded<char *>(nullptr, [&] { return copy_string(chat->chat_template.capabilities()); });
+    return guarded<char *>(nullptr, [&] { return copy_string(require(chat, "chat").chat_template.capabilities()); });
 }
 
 void kvf_string_free(char * string) {
@@ -207,7 +212,8 @@ void kvf_string_free(char * string) {
 }
 
 kvf_answer * kvf_answer_create(const char * format) {
-    return guarded<kvf_answer *>(nullptr, [&] { return new kvf_answer{ kvf::Answer(kvf::AnswerFormat(format)) }; });
+    return guarded<kvf_answer *>(
+        nullptr, [&] { return new kvf_answer{ kvf::Answer(kvf::AnswerFormat(&require(format, "format"))) }; });
 }
 
 void kvf_answer_free(kvf_answer * answer) {
@@ -215,5 +221,8 @@ void kvf_answer_free(kvf_answer * answer) {
 }
 
 char * kvf_answer_push(kvf_answer * answer, const char * text, size_t n_text, bool is_last) {
-    return guarded<char *>(nullptr, [&] { return copy_string(answer->answer.push({ text, n_text }, is_last)); });
+    return guarded<char *>(nullptr, [&] {
+        kvf::Answer & reader = require(answer, "answer").answer;
+        return copy_string(reader.push(n_text > 0 ? std::string(&require(text, "text"), n_text) : "", is_last));
+    });
 }

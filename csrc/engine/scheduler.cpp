@@ -410,9 +410,12 @@ void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & o
     llama_token   token  = most_likely(branch.sampling, logits, llama_vocab_n_tokens(vocab_));
     try {
         if (token == LLAMA_TOKEN_NULL) {
-            token = common_sampler_sample(branch.sampler.get(), ctx_, i_logits);
+            token = choose(branch.sampler.get(), ctx_, i_logits);
         }
         common_sampler_accept(branch.sampler.get(), token, /* is_generated = */ true);
+    } catch (const Error & e) {
+        fail(branch, e.kind, e.what(), out);
+        return;
     } catch (const std::exception & e) {
         fail(branch, KVF_ERROR_INTERNAL, std::string("sampling failed: ") + e.what(), out);
         return;

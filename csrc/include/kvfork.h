@@ -2,7 +2,9 @@
 //
 // One engine owns one llama_context and one thread that runs it. Callers submit branches, poll events, cancel.
 // Every function may be called from any thread unless it says otherwise, none throws, none aborts on what a caller
-// passes. A function that can fail says what it returns then; kvf_last_error() tells why, in words.
+// passes: NULL, where it is not said to be allowed, is refused, and the kvf_..._free functions ignore it. (A handle that
+// is neither NULL nor alive cannot be told from one that is.) A function that can fail says what it returns then;
+// kvf_last_error() tells why, in words.
 #pragma once
 
 #include "llama.h"
@@ -65,10 +67,10 @@ struct kvf_sampling {
     float    min_p;             // 0: off
     float    typical_p;         // 1: off
     float    temperature;       // <= 0: greedy
-    int32_t  repeat_last_n;     // tokens that the penalties look back on; 0: off
-    float    repeat_penalty;    // 1: off
-    float    frequency_penalty; // 0: off
-    float    presence_penalty;  // 0: off
+    int32_t  repeat_last_n;     // tokens that the penalties look back on, as far as there are any; 0: off
+    float    repeat_penalty;    // 1e-6 to 1e6; 1: off
+    float    frequency_penalty; // -1e6 to 1e6; 0: off
+    float    presence_penalty;  // -1e6 to 1e6; 0: off
 };
 
 // what to generate; every pointer is only read during the call it is passed to
@@ -79,7 +81,7 @@ struct kvf_request {
     int32_t n_predict;  // most tokens to generate; 0: prefill only; -1: until the context is full
     int32_t n_logprobs; // -1: none; k >= 0: the chosen token's and the k most likely ones' per token
     bool    share;      // fork from what is cached, and leave what is computed to others
-    bool    ignore_eos;
+    bool    ignore_eos; // go on after an end-of-generation token, unless the grammar ends there
 
     // Whose prefix this is. It is a hint: what is left of the run's branches goes after what no run needs, until
     // kvf_end_run, or until nothing was heard of the run for 10 minutes.
@@ -87,13 +89,13 @@ struct kvf_request {
 
     struct kvf_sampling sampling;
 
-    const char * const * stop; // strings that end the text and are not part of it
+    const char * const * stop; // strings that end the text and are not part of it; up to 256 of up to 4,096 bytes
     size_t               n_stop;
 
     const char * grammar; // GBNF with the rule "root"; NULL: none
     const char * format;  // "format" of a kvf_chat_render: what the answer has to look like; NULL: like anything
 
-    const llama_logit_bias * logit_bias;
+    const llama_logit_bias * logit_bias; // a token once; -1e6 to 1e6, or minus infinity: never
     size_t                   n_logit_bias;
 };
 
@@ -205,7 +207,8 @@ KVF_API void kvf_cancel(kvf_engine * engine, kvf_branch_id branch);
 KVF_API void kvf_end_run(kvf_engine * engine, kvf_run_id run);
 
 // Waits up to timeout_ms (-1: without limit) for events and writes up to n_max of them. Returns how many, 0 after the
-// time, -1 when the engine is closed and no event is left. Their pointers stay valid until the next call.
+// time, -1 when the engine is closed and no event is left, or if an argument is NULL. Their pointers stay valid until the
+// next call.
 // One thread at a time.
 KVF_API int32_t kvf_poll(kvf_engine * engine, struct kvf_event * events, size_t n_max, int32_t timeout_ms);
 

@@ -1,5 +1,7 @@
 #include "text/answer.h"
 
+#include "text/nesting.h"
+
 #include "chat-peg-parser.h"
 #include "json.h"
 
@@ -88,6 +90,9 @@ std::string Answer::push(const std::string & text, bool is_last) {
 
 // False if the text does not have the format; what was read of it stays.
 bool Answer::read(bool is_last, common_json & delta) {
+    if (answer_depth(text_) > MAX_JSON_DEPTH) {
+        return false;
+    }
     common_chat_msg                   message;
     std::vector<common_chat_msg_diff> diffs;
     try {

@@ -1,8 +1,22 @@
 #include "text/answer_format.h"
 
 #include "engine/error.h"
+#include "text/nesting.h"
 
 namespace kvf {
+
+namespace {
+
+// FNV-1a, 64 bits: a text that was cut or changed on its way is not to reach parsers that trust it
+std::string checksum(const std::string & text) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const unsigned char c : text) {
+        hash = (hash ^ c) * 0x100000001b3u;
+    }
+    return std::to_string(hash);
+}
+
+} // namespace
 
 AnswerFormat::AnswerFormat(const common_chat_params & params)
     : grammar(params.grammar),
@@ -17,15 +31,23 @@ AnswerFormat::AnswerFormat(const common_chat_params & params)
 
 AnswerFormat::AnswerFormat(const char * json) {
     try {
-        const common_json format = common_json::parse(json);
-        grammar                  = format.at("grammar").get<std::string>();
-        grammar_lazy             = format.at("grammar_lazy").get<bool>();
-        preserved_tokens         = format.at("preserved_tokens").get<std::vector<std::string>>();
-        generation_prompt        = format.at("generation_prompt").get<std::string>();
-        thinking_start           = format.at("thinking_start").get<std::string>();
-        thinking_ends            = format.at("thinking_ends").get<std::vector<std::string>>();
-        parser_kind              = static_cast<common_chat_format>(format.at("parser_kind").get<int>());
-        parser                   = format.at("parser").get<std::string>();
+        if (json_depth(json) > MAX_JSON_DEPTH) {
+            throw std::runtime_error("it is nested too deep");
+        }
+        common_json       format = common_json::parse(json);
+        const std::string check  = format.at("check").get<std::string>();
+        format.erase("check");
+        if (check != checksum(format.dump())) {
+            throw std::runtime_error("it was changed on its way");
+        }
+        grammar           = format.at("grammar").get<std::string>();
+        grammar_lazy      = format.at("grammar_lazy").get<bool>();
+        preserved_tokens  = format.at("preserved_tokens").get<std::vector<std::string>>();
+        generation_prompt = format.at("generation_prompt").get<std::string>();
+        thinking_start    = format.at("thinking_start").get<std::string>();
+        thinking_ends     = format.at("thinking_ends").get<std::vector<std::string>>();
+        parser_kind       = static_cast<common_chat_format>(format.at("parser_kind").get<int>());
+        parser            = format.at("parser").get<std::string>();
         for (const common_json & trigger : format.at("triggers")) {
             triggers.push_back({ static_cast<common_grammar_trigger_type>(trigger.at("type").get<int>()),
                                  trigger.at("value").get<std::string>(), trigger.at("token").get<llama_token>() });
@@ -53,6 +75,7 @@ std::string AnswerFormat::to_json() const {
         json["token"]    = trigger.token;
         format["triggers"].push_back(json);
     }
+    format["check"] = checksum(format.dump());
     return format.dump();
 }
 

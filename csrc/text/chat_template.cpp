@@ -2,6 +2,7 @@
 
 #include "engine/error.h"
 #include "text/answer_format.h"
+#include "text/nesting.h"
 #include "text/tool_prelude.h"
 
 #include "chat-peg-parser.h"
@@ -190,6 +191,15 @@ std::string reason(const std::string & report) {
 } // namespace
 
 ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
+    if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) {
+        throw Error(KVF_ERROR_INVALID, "model: has no vocabulary; use a file that contains its tokenizer");
+    }
+    for (const char * own : { source, source ? nullptr : llama_model_chat_template(model, nullptr),
+                              source ? nullptr : llama_model_chat_template(model, "tool_use") }) {
+        if (own) {
+            check_template_depth(own);
+        }
+    }
     try {
         if (source) { // llama-common's own error does not say what is wrong with it
             common_chat_template(source, "", "");
@@ -231,7 +241,7 @@ std::string ChatTemplate::capabilities() const {
 
 std::string ChatTemplate::render(const std::string & request) const {
     try {
-        const common_json             json      = common_json::parse(request);
+        const common_json             json      = parse_request(request);
         common_chat_templates_inputs  inputs    = parse(json);
         const common_chat_templates * templates = for_request(inputs);
         const bool                    several   = templates == templates_.get() &&
@@ -260,6 +270,8 @@ std::string ChatTemplate::render(const std::string & request) const {
         result["stop"]     = params.additional_stops;
         result["format"]   = format.to_json();
         return result.dump();
+    } catch (const Error &) {
+        throw;
     } catch (const std::exception & e) {
         const std::string report = e.what();
         const size_t      schema = report.find("JSON schema ");

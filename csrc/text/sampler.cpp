@@ -2,10 +2,12 @@
 
 #include "engine/error.h"
 #include "text/answer_format.h"
+#include "text/grammar.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <unordered_set>
 
 namespace kvf {
 
@@ -18,13 +20,49 @@ void require(bool ok, const char * name, Value value, const char * remedy) {
     }
 }
 
-void check_grammar(const llama_vocab * vocab, const std::string & grammar) {
-    llama_sampler * sampler = llama_sampler_init_grammar(vocab, grammar.c_str(), "root");
-    if (!sampler) {
-        throw Error(KVF_ERROR_INVALID,
-                    "grammar: does not parse as GBNF with a rule named root: " + grammar.substr(0, 200));
+// What a bias may be, so that no sum of them and a logit overflows, or is more than llama.cpp can sort by.
+constexpr float MAX_BIAS = 1e6f;
+
+// A penalty of this much or more is no more than a ban, and any sum of such ones is a number.
+constexpr float MAX_PENALTY = 1e6f;
+
+// Below this, a temperature would make logits infinite; what it makes of them otherwise is the greatest one.
+constexpr float MIN_TEMPERATURE = 1e-20f;
+
+// The bias of an end-of-generation token that is not wanted: where a grammar allows nothing else, it is the end all the
+// same.
+constexpr float UNLESS_ALL_ELSE_IS_RULED_OUT = -2.0f * MAX_BIAS;
+
+std::vector<llama_logit_bias> biases(const llama_vocab * vocab, const kvf_request & request, bool has_grammar) {
+    const int32_t n_vocab = llama_vocab_n_tokens(vocab);
+    const float   no_end  = has_grammar ? UNLESS_ALL_ELSE_IS_RULED_OUT : -INFINITY;
+
+    std::vector<llama_logit_bias>   out;
+    std::unordered_set<llama_token> seen;
+    require(request.logit_bias || request.n_logit_bias == 0, "n_logit_bias", request.n_logit_bias,
+            "but logit_bias is NULL");
+    for (size_t i = 0; i < request.n_logit_bias; ++i) {
+        llama_logit_bias bias = request.logit_bias[i];
+        require(bias.token >= 0 && bias.token < n_vocab, "logit_bias: token", bias.token, "is not in the vocabulary");
+        require(seen.insert(bias.token).second, "logit_bias: token", bias.token, "is there twice; add the two up");
+        require(std::abs(bias.bias) <= MAX_BIAS || bias.bias == -INFINITY, "logit_bias: bias", bias.bias,
+                "must be from -1e6 to 1e6, or minus infinity to forbid the token");
+        if (llama_vocab_is_eog(vocab, bias.token) && (request.ignore_eos || bias.bias == -INFINITY)) {
+            bias.bias = no_end;
+        }
+        out.push_back(bias);
     }
-    llama_sampler_free(sampler);
+    for (llama_token token = 0; request.ignore_eos && token < n_vocab; ++token) {
+        if (llama_vocab_is_eog(vocab, token) && seen.count(token) == 0) {
+            out.push_back({ token, no_end });
+        }
+    }
+    int32_t             n_suppressed = 0; // by the model: llama-common adds them by itself, but does not say so
+    const llama_token * suppressed   = llama_vocab_get_suppress_tokens(vocab, &n_suppressed);
+    for (int32_t i = 0; i < n_suppressed; ++i) {
+        out.push_back({ suppressed[i], -INFINITY });
+    }
+    return out;
 }
 
 // the index of the one greatest number of a row; LLAMA_TOKEN_NULL if several are, it is infinite, or one is not a number
@@ -56,7 +94,7 @@ llama_token argmax(const float * row, int32_t n) {
 
 } // namespace
 
-common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_request & request) {
+common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_request & request, size_t n_most) {
     const kvf_sampling & in      = request.sampling;
     const int32_t        n_vocab = llama_vocab_n_tokens(vocab);
 
@@ -65,10 +103,12 @@ common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_requ
     require(in.min_p >= 0.0f && in.min_p <= 1.0f, "min_p", in.min_p, "must be in [0, 1]; 0 is off");
     require(in.typical_p >= 0.0f && in.typical_p <= 1.0f, "typical_p", in.typical_p, "must be in [0, 1]; 1 is off");
     require(in.repeat_last_n >= 0, "repeat_last_n", in.repeat_last_n, "must be 0 (off) or more");
-    require(std::isfinite(in.repeat_penalty) && in.repeat_penalty > 0.0f && std::isfinite(1.0f / in.repeat_penalty),
-            "repeat_penalty", in.repeat_penalty, "must be finite and above 0; 1 is off");
-    require(std::isfinite(in.frequency_penalty), "frequency_penalty", in.frequency_penalty, "must be finite; 0 is off");
-    require(std::isfinite(in.presence_penalty), "presence_penalty", in.presence_penalty, "must be finite; 0 is off");
+    require(in.repeat_penalty >= 1.0f / MAX_PENALTY && in.repeat_penalty <= MAX_PENALTY, "repeat_penalty",
+            in.repeat_penalty, "must be from 1e-6 to 1e6; 1 is off");
+    require(std::abs(in.frequency_penalty) <= MAX_PENALTY, "frequency_penalty", in.frequency_penalty,
+            "must be from -1e6 to 1e6; 0 is off");
+    require(std::abs(in.presence_penalty) <= MAX_PENALTY, "presence_penalty", in.presence_penalty,
+            "must be from -1e6 to 1e6; 0 is off");
     require(request.n_logprobs >= -1 && request.n_logprobs <= n_vocab, "n_logprobs", request.n_logprobs,
             "must be -1 (none) up to the size of the vocabulary");
 
@@ -79,31 +119,13 @@ common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_requ
     out.top_p           = in.top_p;
     out.min_p           = in.min_p;
     out.typ_p           = in.typical_p;
-    out.temp            = in.temperature;
-    out.penalty_last_n  = in.repeat_last_n;
+    out.temp            = in.temperature < MIN_TEMPERATURE ? 0.0f : in.temperature;
+    out.penalty_last_n  = static_cast<int32_t>(std::min<size_t>(in.repeat_last_n, n_most));
     out.penalty_repeat  = in.repeat_penalty;
     out.penalty_freq    = in.frequency_penalty;
     out.penalty_present = in.presence_penalty;
     out.ignore_eos      = request.ignore_eos;
 
-    for (size_t i = 0; i < request.n_logit_bias; ++i) {
-        const llama_logit_bias & bias = request.logit_bias[i];
-        require(bias.token >= 0 && bias.token < n_vocab, "logit_bias: token", bias.token, "is not in the vocabulary");
-        require(!std::isnan(bias.bias), "logit_bias: bias", bias.bias, "must be a number");
-        out.logit_bias.push_back(bias);
-    }
-    if (request.ignore_eos) {
-        for (llama_token token = 0; token < n_vocab; ++token) {
-            if (llama_vocab_is_eog(vocab, token)) {
-                out.logit_bias.push_back({ token, -INFINITY });
-            }
-        }
-    }
-    int32_t             n_suppressed = 0; // by the model: llama-common adds them by itself, but does not say so
-    const llama_token * suppressed   = llama_vocab_get_suppress_tokens(vocab, &n_suppressed);
-    for (int32_t i = 0; i < n_suppressed; ++i) {
-        out.logit_bias.push_back({ suppressed[i], -INFINITY });
-    }
     if (request.format) {
         AnswerFormat(request.format).apply(vocab, out);
     }
@@ -116,6 +138,7 @@ common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_requ
     if (!out.grammar.empty()) {
         check_grammar(vocab, out.grammar.grammar);
     }
+    out.logit_bias = biases(vocab, request, !out.grammar.empty());
     return out;
 }
 
@@ -139,6 +162,17 @@ common_sampler_ptr clone_sampler(common_sampler * sampler, uint32_t seed) {
         llama_sampler_chain_add(chain, llama_sampler_init_dist(seed));
     }
     return clone;
+}
+
+llama_token choose(common_sampler * sampler, llama_context * ctx, int32_t i_logits) {
+    const llama_token              token = common_sampler_sample(sampler, ctx, i_logits);
+    const llama_token_data_array * among = common_sampler_get_candidates(sampler, /* do_sort = */ false);
+    if (among->selected < 0 || !(among->data[among->selected].logit > -INFINITY)) {
+        throw Error(KVF_ERROR_INVALID,
+                    "no token is left to choose from: logit_bias forbids every one that the grammar allows; change one "
+                    "of the two");
+    }
+    return token;
 }
 
 llama_token most_likely(const common_params_sampling & params, const float * logits, int32_t n_vocab) {

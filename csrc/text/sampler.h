@@ -7,8 +7,8 @@
 namespace kvf {
 
 // Checks a request's sampling parameters and grammar and turns them into llama-common's.
-// Throws Error(KVF_ERROR_INVALID) that names the argument.
-common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_request & request);
+// n_most: tokens that the branch can have at most. Throws Error(KVF_ERROR_INVALID) that names the argument.
+common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_request & request, size_t n_most);
 
 // a sampler that has seen the tokens, of which the first n_prompt were not generated
 common_sampler_ptr make_sampler(const llama_model *              model,
@@ -19,6 +19,9 @@ common_sampler_ptr make_sampler(const llama_model *              model,
 // a sampler in the same state: what it was told, its grammar, its thinking budget; a seed of LLAMA_DEFAULT_SEED keeps its
 // random state, too
 common_sampler_ptr clone_sampler(common_sampler * sampler, uint32_t seed);
+
+// The token that a sampler chooses from a row of logits. Throws Error(KVF_ERROR_INVALID) if every one is ruled out.
+llama_token choose(common_sampler * sampler, llama_context * ctx, int32_t i_logits);
 
 // The token that a sampler with these parameters chooses from a row of logits, if that is sure to be the greatest of
 // them: many times as fast as asking the sampler. LLAMA_TOKEN_NULL: only the sampler knows.

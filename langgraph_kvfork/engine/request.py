@@ -28,13 +28,13 @@ class Request:
         presence_penalty: Subtracted from a token's logit if it occurred; 0: off.
         last_n_tokens_size: Tokens that the penalties look back on; 0: none.
         seed: 0 to 4,294,967,294; None or -1: a random one.
-        logit_bias: Added to logits, by token id; `-inf` forbids a token.
-        stop: Strings that end the text and are not part of it.
+        logit_bias: Added to logits, by token id, from -1e6 to 1e6; `-inf` forbids a token.
+        stop: Strings that end the text and are not part of it; up to 256, of up to 4,096 bytes.
         logprobs: None: no log-probabilities; k: the chosen token's and the k most likely ones'.
         grammar: GBNF with the rule `root`, which the text will follow; None: free text.
         answer_format: `RenderedPrompt.answer_format` of the prompt; None: like anything.
         share_prefix: Fork from what is cached, and leave what is computed to others.
-        ignore_eos: Go on after an end-of-generation token.
+        ignore_eos: Go on after an end-of-generation token, unless the grammar ends there.
 
     Raises:
         InvalidRequestError: A value is out of its range.

@@ -90,7 +90,7 @@ inline kvf_request make_request(const Tokens & tokens, int32_t n_predict) {
 }
 
 inline std::unique_ptr<kvf::Branch> make_branch(const Model & model, kvf_branch_id id, const kvf_request & request) {
-    return kvf::make_branch(model.model.get(), id, request);
+    return kvf::make_branch(model.model.get(), /* n_ctx = */ 4096, id, request);
 }
 
 // what the events of a schedule add up to, by branch

@@ -23,7 +23,7 @@ common_params_sampling make_params(const Model & model, const Edit & edit) {
     kvf_request  request = make_request(prompt, 8);
     request.ignore_eos   = false;
     edit(request);
-    return kvf::sampling_params(llama_model_get_vocab(model.model.get()), request);
+    return kvf::sampling_params(llama_model_get_vocab(model.model.get()), request, /* n_most = */ 4096);
 }
 
 // what llama-common's chain chooses from a row
@@ -169,19 +169,20 @@ void test_biases(const Model & model) {
     }
 }
 
-// the same model, which is never to say some tokens
-std::string with_suppressed(const std::string & path, const std::string & folder, const Tokens & tokens) {
+// the same model with something else in the file's metadata
+std::string edited(const std::string &                         path,
+                   const std::string &                         out,
+                   const std::function<void(gguf_context *)> & edit) {
     ggml_context *         data = nullptr;
     const gguf_context_ptr from(gguf_init_from_file(path.c_str(), { /* no_alloc = */ false, &data }));
     const ggml_context_ptr owned(data);
     CHECK(from);
     const gguf_context_ptr file(gguf_init_empty());
     gguf_set_kv(file.get(), from.get());
-    gguf_set_arr_data(file.get(), "tokenizer.ggml.suppress_tokens", GGUF_TYPE_INT32, tokens.data(), tokens.size());
+    edit(file.get());
     for (int64_t i = 0; i < gguf_get_n_tensors(from.get()); ++i) {
         gguf_add_tensor(file.get(), ggml_get_tensor(data, gguf_get_tensor_name(from.get(), i)));
     }
-    const std::string out = folder + "/suppressed.gguf";
     CHECK(gguf_write_to_file(file.get(), out.c_str(), /* only_meta = */ false));
     return out;
 }
@@ -226,11 +227,57 @@ void test_tokens_that_the_model_suppresses(const std::string & path, const std::
         CHECK(generate(model, make_params(model, plain.front()), tokens, 30) == 30);
     }
     const Tokens suppressed(tokens.begin() + 3, tokens.end());
-    const Model  model(with_suppressed(path, folder, suppressed));
+    const Model  model(edited(path, folder + "/suppressed.gguf", [&](gguf_context * file) {
+        gguf_set_arr_data(file, "tokenizer.ggml.suppress_tokens", GGUF_TYPE_INT32, suppressed.data(),
+                           suppressed.size());
+    }));
     Tokens       others = prompt;
     CHECK(generate(model, make_params(model, plain.front()), others, 30) < 30);
     for (size_t i = prompt.size(); i < others.size(); ++i) {
         CHECK(std::find(suppressed.begin(), suppressed.end(), others[i]) == suppressed.end());
+    }
+}
+
+// a grammar's end is the text's, whatever is said of end-of-generation tokens
+void test_ends_of_grammars(const std::string & path, const std::string & folder) {
+    const llama_token end = 100;
+    const Model       model(edited(path, folder + "/with_end.gguf",
+                                   [&](gguf_context * file) { gguf_set_val_u32(file, "tokenizer.ggml.eos_token_id", end); }));
+    CHECK(llama_vocab_is_eog(llama_model_get_vocab(model.model.get()), end));
+    const Tokens prompt = { 1, 2, 3 };
+    const auto   run    = [&](const Edit & edit) {
+        Context                         context(model, model.params(256, 64, 4));
+        kvf::Scheduler                  scheduler(context.ctx.get());
+        std::map<kvf_branch_id, Record> records;
+        kvf_request                     request = make_request(prompt, 8);
+        edit(request);
+        scheduler.submit(make_branch(model, 1, request));
+        run_to_end(scheduler, records);
+        return records[1];
+    };
+    const llama_logit_bias no_end = { end, -INFINITY };
+    const llama_logit_bias no_one = { 1, -INFINITY };
+    for (const float temperature : { 0.0f, 1.0f }) {
+        const auto with = [&](const char * grammar, bool ignore_eos, const llama_logit_bias * bias) {
+            return run([&](kvf_request & request) {
+                request.sampling.temperature = temperature;
+                request.grammar              = grammar;
+                request.ignore_eos           = ignore_eos;
+                request.logit_bias           = bias;
+                request.n_logit_bias         = bias ? 1 : 0;
+            });
+        };
+        for (const char * grammar : { "root ::= \"1\"", "root ::= \"1\" (\"2\" | \"\")" }) {
+            for (const llama_logit_bias * bias : { static_cast<const llama_logit_bias *>(nullptr), &no_end }) {
+                const Record r = with(grammar, bias == nullptr, bias);
+                CHECK(r.finish == KVF_FINISH_STOP && !r.tokens.empty() && r.tokens.size() <= 2);
+            }
+        }
+        // where it goes on, it goes on
+        const Record r = with("root ::= [0-9a-f]*", true, nullptr);
+        CHECK(r.finish == KVF_FINISH_LENGTH && r.tokens.size() == 8);
+        const Record none = with("root ::= \"1\"", true, &no_one);
+        CHECK(none.finish == KVF_FINISH_ERROR && none.error == KVF_ERROR_INVALID);
     }
 }
 
@@ -239,6 +286,7 @@ void test_tokens_that_the_model_suppresses(const std::string & path, const std::
 int main(int argc, char ** argv) {
     CHECK(argc == 3);
     test_tokens_that_the_model_suppresses(argv[1], argv[2]);
+    test_ends_of_grammars(argv[1], argv[2]);
     const Model model(argv[1]);
     test_random_rows(model);
     test_others_are_the_samplers_business(model);
