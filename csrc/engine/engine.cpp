@@ -13,6 +13,14 @@ namespace kvf {
 
 namespace {
 
+std::atomic<bool> stops_loading{ false };
+
+void require_loading() {
+    if (loading_is_stopped()) {
+        throw Error(KVF_ERROR_CLOSED, "the process is ending");
+    }
+}
+
 const llama_model * checked(const llama_model * model) {
     if (llama_model_has_encoder(model) || !llama_model_has_decoder(model)) {
         throw Error(KVF_ERROR_INVALID, "model: has no decoder-only architecture; use a model that generates text");
@@ -24,14 +32,17 @@ const llama_model * checked(const llama_model * model) {
 }
 
 llama_context * make_context(const llama_model * model, llama_context_params params, std::atomic<bool> & closing) {
+    require_loading();
     if (params.n_seq_max < 1 || params.n_seq_max > llama_max_parallel_sequences()) {
         throw Error(KVF_ERROR_INVALID, "n_seq_max = " + std::to_string(params.n_seq_max) + ": must be from 1 to " +
                                            std::to_string(llama_max_parallel_sequences()));
     }
-    params.kv_unified          = true;             // a fork shares cells only within one buffer
-    params.n_outputs_max       = params.n_seq_max; // a sequence wants one row of logits at a time
-    params.embeddings          = false;
-    params.abort_callback      = [](void * data) { return static_cast<std::atomic<bool> *>(data)->load(); };
+    params.kv_unified     = true;             // a fork shares cells only within one buffer
+    params.n_outputs_max  = params.n_seq_max; // a sequence wants one row of logits at a time
+    params.embeddings     = false;
+    params.abort_callback = [](void * data) {
+        return stops_loading.load() || static_cast<std::atomic<bool> *>(data)->load();
+    };
     params.abort_callback_data = &closing;
 
     // for the whole process, and not while something is computed: once, before the first engine has a thread
@@ -50,6 +61,7 @@ llama_context * make_context(const llama_model * model, llama_context_params par
 }
 
 std::unique_ptr<Scheduler> make_scheduler(llama_context * ctx, const ThreadPool & threads, bool batch_invariant) {
+    require_loading();
     threads.attach(ctx);
     auto scheduler = std::make_unique<Scheduler>(ctx, batch_invariant);
     if (batch_invariant) {
@@ -59,6 +71,14 @@ std::unique_ptr<Scheduler> make_scheduler(llama_context * ctx, const ThreadPool 
 }
 
 } // namespace
+
+void stop_loading() {
+    stops_loading = true;
+}
+
+bool loading_is_stopped() {
+    return stops_loading;
+}
 
 Engine::Engine(const llama_model * model, llama_context_params params, bool batch_invariant)
     : model_(checked(model)),

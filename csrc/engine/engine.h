@@ -15,6 +15,10 @@
 
 namespace kvf {
 
+// Makes the constructors of engines fail from now on, also those that are under way.
+void stop_loading();
+bool loading_is_stopped();
+
 // One llama_context and the thread that owns it. Every public method may be called from any thread.
 class Engine {
   public:

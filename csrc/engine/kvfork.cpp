@@ -30,6 +30,8 @@ namespace {
 thread_local std::string last_error;
 thread_local kvf_error   last_error_kind = KVF_ERROR_NONE;
 std::atomic<int32_t>     log_level{ GGML_LOG_LEVEL_WARN };
+thread_local bool        keeps_errors = false;
+thread_local std::string kept_errors;
 
 void remember(kvf_error kind, const char * message) noexcept {
     last_error_kind = kind;
@@ -75,11 +77,18 @@ char * copy_string(const std::string & text) {
     return result;
 }
 
-void log_to_stderr(ggml_log_level level, const char * text, void *) {
+// No callback of Python's: llama.cpp also logs while the interpreter ends, and then nobody could take it.
+void log_message(ggml_log_level level, const char * text, void *) {
     static thread_local bool shows = false; // GGML_LOG_LEVEL_CONT continues the line before
+    static thread_local bool keeps = false;
     if (level != GGML_LOG_LEVEL_CONT) {
         const int32_t least = log_level;
-        shows               = least != GGML_LOG_LEVEL_NONE && level >= least;
+        keeps               = keeps_errors && level == GGML_LOG_LEVEL_ERROR;
+        // who keeps them will tell of them
+        shows = least != GGML_LOG_LEVEL_NONE && level >= least && (!keeps_errors || least == GGML_LOG_LEVEL_DEBUG);
+    }
+    if (keeps) {
+        kept_errors += text;
     }
     if (shows) {
         std::fputs(text, stderr);
@@ -102,9 +111,27 @@ enum kvf_error kvf_last_error_kind(void) {
 
 void kvf_set_log_level(int32_t level) {
     log_level = level;
-    llama_log_set(log_to_stderr, nullptr);
+    llama_log_set(log_message, nullptr);
     // llama-common counts the other way round, from LOG_LEVEL_ERROR = 1 to LOG_LEVEL_DEBUG
     common_log_set_verbosity_thold(level == GGML_LOG_LEVEL_NONE ? -1 : LOG_LEVEL_ERROR + GGML_LOG_LEVEL_ERROR - level);
+}
+
+void kvf_keep_errors(void) {
+    kept_errors.clear();
+    keeps_errors = true;
+}
+
+const char * kvf_kept_errors(void) {
+    keeps_errors = false;
+    return kept_errors.c_str();
+}
+
+void kvf_stop_loading(void) {
+    kvf::stop_loading();
+}
+
+bool kvf_goes_on_loading(float, void *) {
+    return !kvf::loading_is_stopped();
 }
 
 kvf_engine * kvf_engine_create(const llama_model * model, llama_context_params params, bool batch_invariant) {

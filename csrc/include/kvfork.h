@@ -163,7 +163,18 @@ KVF_API enum kvf_error kvf_last_error_kind(void);
 // messages of llama.cpp from this ggml_log_level on go to stderr, for the whole process; GGML_LOG_LEVEL_NONE: none do
 KVF_API void kvf_set_log_level(int32_t level);
 
-// Takes the model (which must outlive the engine) but does not own it. kv_unified is set in any case.
+// From kvf_keep_errors to kvf_kept_errors, the errors that llama.cpp logs in the calling thread are kept, and shown only if
+// everything is. The second returns them, a line each; the string stays valid until the next kvf_keep_errors.
+KVF_API void         kvf_keep_errors(void);
+KVF_API const char * kvf_kept_errors(void);
+
+// For the end of the process: loads that are under way fail soon, and so does every later one.
+KVF_API void kvf_stop_loading(void);
+
+// false once loading was stopped; to be llama_model_params::progress_callback, which ends a load that way
+KVF_API bool kvf_goes_on_loading(float progress, void * user_data);
+
+// Takes the model (which must outlive the engine) but does not own it: engines may share one. kv_unified is set in any case.
 // batch_invariant: what a branch computes is the same, bit for bit, whatever else is in the batch and in the cache, however
 // its prompt is cut into chunks, for any number of threads. It is tried out on some tokens first, and refused if it is not
 // so.

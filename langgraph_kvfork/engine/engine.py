@@ -6,9 +6,9 @@ import atexit
 import ctypes
 import os
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,17 +19,31 @@ from langgraph_kvfork.checks import check_integer, require
 from langgraph_kvfork.engine.branch import AsyncBranch, Branch
 from langgraph_kvfork.engine.chat_template import AnswerReader, ChatTemplate, RenderedPrompt
 from langgraph_kvfork.engine.dispatcher import Dispatcher
+from langgraph_kvfork.engine.ending import (
+    begin_ending,
+    native_work,
+    stop_if_ending,
+    wait_for_work,
+)
 from langgraph_kvfork.engine.events import Done, PrefillProgress, Usage
+from langgraph_kvfork.engine.keep_alive import IdleTimer
 from langgraph_kvfork.engine.model_facts import cell_bytes
-from langgraph_kvfork.engine.model_file import in_words, llama_log, load_lora, load_model
-from langgraph_kvfork.engine.params import EngineParams, context_params
+from langgraph_kvfork.engine.model_file import in_words, llama_log
+from langgraph_kvfork.engine.params import (
+    EngineParams,
+    context_key,
+    context_params,
+    weights_key,
+)
 from langgraph_kvfork.engine.registry import Registry
 from langgraph_kvfork.engine.request import RANDOM_SEED, Request
 from langgraph_kvfork.engine.request_struct import native_request
 from langgraph_kvfork.engine.stats import EngineStats
+from langgraph_kvfork.engine.weights import Weights
 from langgraph_kvfork.errors import (
     EngineClosedError,
     InvalidRequestError,
+    KVForkError,
     ModelLoadError,
     ProcessForkedError,
 )
@@ -50,8 +64,10 @@ class Engine:
     """A model, its KV cache, and the thread that runs them.
 
     `Engine.get` returns the process's engine for some parameters and builds it when it is asked for
-    the first time; it stays until it is closed or the process ends. `Engine(params)` builds one
-    that is nobody else's. Its methods may be called from any thread.
+    the first time. `Engine(params)` builds one that is nobody else's. Engines of one file share its
+    weights, however many contexts they have. An engine stays until it is closed or the process
+    ends, or until nobody has used it for as long as `Engine.used` was given. Its methods may be
+    called from any thread.
 
     Args:
         params: The model file and how to run it.
@@ -68,31 +84,68 @@ class Engine:
     """
 
     def __init__(self, params: EngineParams) -> None:
-        global _used
-        if _forked:
-            raise ProcessForkedError(_FORKED)
-        _used = True
         self.params = params
         # reentrant: a garbage collection inside may cancel a branch, which comes back here
         self._idle = threading.Condition(threading.RLock())
         self._users = 0
+        self._holds = 0
         self._closing = False
+        self._closed_since = "closed"
         self._forked = False
-        self._native = native()
-        llama = self._native.llama
-        self._model = load_model(self._native, params)
-        self.n_ctx_train = int(llama.llama_model_n_ctx_train(self._model))
-        self._vocab = llama.llama_model_get_vocab(self._model)
+        self._keep_alive: float | None = None
+        self._idle_timer = IdleTimer(self._close_if_unused)
+        # nothing interrupts llama.cpp while it loads, but a wait for a thread can be
+        opened: Future[None] = Future()
+        threading.Thread(
+            target=self._open_into, args=(opened,), name="kvfork load", daemon=True
+        ).start()
         try:
-            self._chat_template = ChatTemplate(self._native, self._model, params.chat_template)
+            opened.result()
+        except BaseException:
+            # who waited was interrupted: nobody wants it any more
+            opened.add_done_callback(self._close_unwanted)
+            raise
+
+    def _open_into(self, opened: Future[None]) -> None:
+        try:
+            with native_work:
+                self._native = native()
+            # if the process ends, it knows by now that there is a library
+            with native_work:
+                self._open()
+        except BaseException as error:  # noqa: BLE001 - raised by who waits
+            opened.set_exception(error)
+        else:
+            opened.set_result(None)
+
+    def _close_unwanted(self, opened: Future[None]) -> None:
+        if opened.exception() is None:
+            self.close()
+
+    def _open(self) -> None:
+        global _used
+        if _forked:
+            raise ProcessForkedError(_FORKED)
+        _used = True
+        llama = self._native.llama
+        self._weights = Weights.take(self._native, self.params)
+        try:
+            self._model = self._weights.model
+            self.n_ctx_train = int(llama.llama_model_n_ctx_train(self._model))
+            self._vocab = llama.llama_model_get_vocab(self._model)
+            self._chat_template = ChatTemplate(self._native, self._model, self.params.chat_template)
             self._handle = self._create()
         except BaseException:
-            llama.llama_model_free(self._model)
+            self._weights.release()
             raise
         self._dispatcher = Dispatcher(
-            self._native, self._handle, f"kvfork {Path(params.model_path).name}", self._cell_bytes
+            self._native,
+            self._handle,
+            f"kvfork {Path(self.params.model_path).name}",
+            self._cell_bytes,
         )
-        _alive.add(self)
+        with _alive_lock:
+            _alive.append(self)
 
     #
     # one per parameters
@@ -107,12 +160,69 @@ class Engine:
             ModelLoadError: The model cannot be loaded.
             InvalidRequestError: llama.cpp refuses the parameters.
         """
-        return _registry.get(params)
+        while (engine := _asked.get(params))._closing:
+            engine._forget()
+        return engine
 
     @classmethod
     async def aget(cls, params: EngineParams) -> Engine:
         """As `get`, without blocking the event loop while a model is loaded."""
-        return await _registry.aget(params)
+        while (engine := await _asked.aget(params))._closing:
+            engine._forget()
+        return engine
+
+    @classmethod
+    @contextmanager
+    def used(cls, params: EngineParams, keep_alive: float | None = None) -> Iterator[Engine]:
+        """Get the process's engine for `params`, and keep it from going while the block uses it.
+
+        Args:
+            params: The model file and how to run it.
+            keep_alive: Seconds after which the engine is closed if nobody has used it since the
+                block: no block like this, no branch. None: never. The latest block decides.
+
+        Raises:
+            KVForkError: As `get`.
+        """
+        while not (engine := cls.get(params))._hold():
+            pass  # it was closed a moment ago, and the registry has let go of it
+        try:
+            yield engine
+        finally:
+            engine._let_go(keep_alive)
+
+    @classmethod
+    @asynccontextmanager
+    async def aused(
+        cls, params: EngineParams, keep_alive: float | None = None
+    ) -> AsyncIterator[Engine]:
+        """As `used`, without blocking the event loop while a model is loaded."""
+        while not (engine := await cls.aget(params))._hold():
+            pass
+        try:
+            yield engine
+        finally:
+            engine._let_go(keep_alive)
+
+    @classmethod
+    def find(cls, params: EngineParams) -> Engine | None:
+        """Return the process's engine for `params` if it was asked for and is there; load nothing.
+
+        If it is being loaded, wait for it.
+        """
+        future = _asked.find(params)
+        if future is None:
+            return None
+        try:
+            return future.result()
+        except KVForkError:
+            return None  # whoever asked for it was told
+
+    @classmethod
+    def all(cls) -> tuple[Engine, ...]:
+        """Return all engines of this process that are not closed, in the order of their making."""
+        with _alive_lock:
+            return tuple(engine for engine in _alive if not engine._closing)
 
     #
     # branches
@@ -344,23 +454,69 @@ class Engine:
         return self._closing
 
     def close(self) -> None:
-        """End every branch with `EngineClosedError` and free the engine and the model. Idempotent.
+        """End every branch with `EngineClosedError` and free what only this engine has. Idempotent.
 
-        A computation that is under way is aborted. Returns when everything is freed; a second call,
+        That is its cells and buffers, and the model's weights unless another engine has them too. A
+        computation that is under way is aborted. Returns when everything is freed; a second call,
         from another thread, may return earlier.
         """
-        _registry.remove(self.params, self)
-        with self._idle:
-            if self._closing:
-                return
-            self._closing = True
+        with native_work:
+            with self._idle:
+                if self._closing:
+                    return
+                self._closing = True
+            self._free()
+
+    def _forget(self) -> None:
+        """Let nobody get this engine any more."""
+        _asked.remove(self)
+        _engines.remove(self)
+
+    def _free(self) -> None:
+        """Free everything, after `_closing` was set."""
+        self._forget()
+        self._idle_timer.stop_timer()
         self._native.kvf.kvf_engine_close(self._handle)
         self._dispatcher.join()
         with self._idle:
             self._idle.wait_for(lambda: not self._users)
         self._native.kvf.kvf_engine_free(self._handle)
-        self._native.llama.llama_model_free(self._model)
-        _alive.discard(self)
+        self._weights.release()
+        with _alive_lock:
+            if self in _alive:
+                _alive.remove(self)
+
+    def _hold(self) -> bool:
+        """Keep the engine from being closed for being idle; return False if it is closed."""
+        with self._idle:
+            if self._forked:
+                raise ProcessForkedError(_FORKED)
+            if self._closing:
+                return False
+            self._holds += 1
+            return True
+
+    def _let_go(self, keep_alive: float | None) -> None:
+        with self._idle:
+            self._holds -= 1
+            self._keep_alive = keep_alive
+            if not self._holds and not self._closing:
+                self._idle_timer.start(keep_alive)
+
+    def _close_if_unused(self) -> bool:
+        """Close the engine if nobody uses it; return False if somebody still computes with it."""
+        with native_work:
+            with self._idle:
+                # who holds it starts the time again
+                if self._closing or self._holds or self._keep_alive is None:
+                    return True
+                stats = self._native.kvf.kvf_engine_stats(self._handle)
+                if self._users or stats.branches_running or stats.branches_waiting:
+                    return False
+                self._closing = True
+                self._closed_since = f"closed: nobody had used it for {self._keep_alive:g} s"
+            self._free()
+        return True
 
     def __enter__(self) -> Self:
         return self
@@ -427,19 +583,23 @@ class Engine:
     @contextmanager
     def _use(self) -> Iterator[int]:
         """Keep the engine from being freed while the block uses its handle."""
+        stop_if_ending()
         with self._idle:
             if self._forked:
                 raise ProcessForkedError(_FORKED)
-            if self._closing:
-                raise EngineClosedError(
-                    f"The engine of {self.params.model_path} is closed: "
-                    "get another with Engine.get()."
-                )
-            self._users += 1
+            closed = self._closing
+            self._users += not closed
+        if closed:
+            stop_if_ending()
+            raise EngineClosedError(
+                f"The engine of {self.params.model_path} is {self._closed_since}: "
+                "get another with Engine.get()."
+            )
         try:
             yield self._handle
         finally:
             self._release()
+            stop_if_ending()
 
     def _release(self) -> None:
         with self._idle:
@@ -453,7 +613,7 @@ class Engine:
         self._cell_bytes = cell_bytes(
             self._native, self._model, native_params.type_k, native_params.type_v
         )
-        lora = load_lora(self._native, params, self._model)
+        lora = self._weights.lora
         with llama_log(self._native, verbose=params.verbose) as errors:
             handle = kvf.kvf_engine_create(self._model, native_params, params.batch_invariant)
         if handle and (lora is None or kvf.kvf_engine_set_lora(handle, lora, params.lora_scale)):
@@ -477,26 +637,77 @@ def _check_run(run: int) -> None:
     check_integer("run", run, "give a number, or 0 for no run", low=0, high=2**64 - 1)
 
 
-_registry: Registry[EngineParams, Engine] = Registry(Engine)
-_alive: weakref.WeakSet[Engine] = weakref.WeakSet()
+def _build(params: EngineParams) -> Engine:
+    """Build the engine for parameters that nobody asked for in these words.
+
+    Others may have asked for the same in other words, which only the model can tell.
+    """
+    with native_work:
+        lib = native()
+    # if the process ends, it knows by now that there is a library
+    with native_work:
+        if _forked:
+            raise ProcessForkedError(_FORKED)
+        weights = Weights.take(lib, params)
+    try:
+        with native_work:
+            key = context_key(params, lib.llama, weights.model)
+        # the engine takes the same weights
+        return _engines.get(_Key(params, (weights_key(params), key)))
+    finally:
+        weights.release()
+
+
+class _Key:
+    """Parameters that are equal if they come to the same."""
+
+    def __init__(self, params: EngineParams, meaning: Hashable) -> None:
+        self.params = params
+        self.meaning = meaning
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.meaning == other.meaning
+
+    def __hash__(self) -> int:
+        return hash(self.meaning)
+
+
+_asked: Registry[EngineParams, Engine] = Registry(_build)
+"""Engines by the parameters that were asked for."""
+_engines: Registry[_Key, Engine] = Registry(lambda key: Engine(key.params))
+"""Engines by what their parameters come to."""
+# reentrant: a garbage collection inside may come back here
+_alive_lock = threading.RLock()
+_alive: list[Engine] = []
 _used = False
 _forked = False
 
 
 @atexit.register
-def _close_all() -> None:
-    for engine in list(_alive):
-        if not engine.params.verbose:
-            # llama.cpp would tell of the computation that this aborts as of a failure
-            engine._native.kvf.kvf_set_log_level(LogLevel.NONE)
+def _end() -> None:
+    begin_ending()
+    if not native.cache_info().currsize:
+        return
+    for engine in Engine.all():
+        engine._dispatcher.mute()
+    kvf = native().kvf
+    if not any(engine.params.verbose for engine in Engine.all()):
+        # llama.cpp would tell of what this aborts as of a failure
+        kvf.kvf_set_log_level(LogLevel.NONE)
+    kvf.kvf_stop_loading()
+    wait_for_work()
+    for engine in Engine.all():
+        engine._dispatcher.mute()
         engine.close()
 
 
 def _after_fork_in_child() -> None:
-    global _forked
+    global _forked, _alive_lock
     _forked = _used
-    _registry.reset()
-    for engine in list(_alive):
+    _asked.reset()
+    _engines.reset()
+    _alive_lock = threading.RLock()
+    for engine in _alive:
         engine._abandon()
     _alive.clear()
 

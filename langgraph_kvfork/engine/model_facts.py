@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from langgraph_kvfork.engine.chat_template import ChatTemplate
+from langgraph_kvfork.engine.ending import native_work
 from langgraph_kvfork.engine.model_file import load_model
 from langgraph_kvfork.engine.params import EngineParams
 from langgraph_kvfork.errors import InvalidRequestError
@@ -63,14 +64,19 @@ def model_facts(params: EngineParams) -> ModelFacts:
         NativeLibraryError: The native library cannot be used.
     """
     native = abi.native()
+    with native_work:
+        return _facts(native, params)
+
+
+def _facts(native: Native, params: EngineParams) -> ModelFacts:
     model = load_model(native, params, vocab_only=True)
     llama = native.llama
     try:
         values = _Metadata(native, model)
         template = _capabilities(native, model, params.chat_template)
         return ModelFacts(
-            path=params.model_path,
-            file_bytes=os.stat(params.model_path).st_size,
+            path=str(params.model_path),
+            file_bytes=os.stat(params.model_files[0]).st_size,
             name=values.text("general.name"),
             architecture=values.architecture,
             n_ctx_train=values.number("context_length") or 0,

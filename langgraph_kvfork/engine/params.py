@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -11,13 +14,19 @@ from langgraph_kvfork.checks import check_integer, check_number, is_c_text, requ
 from langgraph_kvfork.engine.threads import default_threads
 from langgraph_kvfork.errors import InvalidRequestError
 
+_FIRST_PART = re.compile(r"(?P<name>.*)-00001-of-(?P<count>\d{5})\.gguf$", re.DOTALL)
+"""How llama.cpp names the first file of a split model."""
+
 
 @dataclass(frozen=True)
 class EngineParams:
     """A model file and how to run it. Names are those of `llama_cpp.Llama`.
 
-    Equal parameters share one engine. What is None is left to llama.cpp, which takes it from the
-    model where the model says something.
+    Parameters that come to the same share one engine. What is None is left to llama.cpp, which
+    takes it from the model where the model says something.
+
+    Relative paths and links are resolved when this is made, and no more: a later `os.chdir`, or a
+    link that points elsewhere, changes nothing.
 
     Attributes:
         model_path: Path of the GGUF file (the first one, if it is split).
@@ -58,12 +67,14 @@ class EngineParams:
             batches when the model is loaded, to see that it holds here.
         verbose: Send all of llama.cpp's messages to stderr, not only errors. It holds for the whole
             process, the engine built last decides, and it is no part of an engine's identity.
+        model_files: Where `model_path` led: the file, or all files of a split model.
+        lora_file: Where `lora_path` led.
 
     Raises:
         InvalidRequestError: A value is out of its range.
     """
 
-    model_path: str
+    model_path: str | os.PathLike[str] = field(compare=False)
     n_ctx: int = 0
     n_batch: int = 512
     n_ubatch: int = 512
@@ -91,29 +102,27 @@ class EngineParams:
     yarn_beta_slow: float | None = None
     yarn_orig_ctx: int | None = None
     chat_template: str | None = None
-    lora_path: str | None = None
+    lora_path: str | os.PathLike[str] | None = field(default=None, compare=False)
     lora_scale: float = 1.0
     batch_invariant: bool = False
     verbose: bool = field(default=False, compare=False)
+    model_files: tuple[str, ...] = field(init=False, repr=False)
+    lora_file: str | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require(
-            is_c_text(self.model_path) and bool(self.model_path),
-            "model_path",
-            self.model_path,
-            "give the path of a GGUF file",
-        )
-        require(
-            self.lora_path is None or (is_c_text(self.lora_path) and bool(self.lora_path)),
-            "lora_path",
-            self.lora_path,
-            "give the path of a LoRA adapter in GGUF form, or None",
-        )
         # one engine per model, whatever the path it is reached by
-        for name in ("model_path", "lora_path"):
-            path = getattr(self, name)
-            if path is not None:
-                object.__setattr__(self, name, os.path.realpath(os.path.expanduser(path)))
+        model = absolute_path("model_path", self.model_path, "give the path of a GGUF file")
+        lora = self.lora_path
+        if lora is not None:
+            remedy = "give the path of a LoRA adapter in GGUF form, or None"
+            lora = absolute_path("lora_path", lora, remedy)
+        for name, value in (
+            ("model_path", model),
+            ("model_files", _model_files(model)),
+            ("lora_path", lora),
+            ("lora_file", None if lora is None else os.path.realpath(lora)),
+        ):
+            object.__setattr__(self, name, value)
         check_integer(
             "n_ctx", self.n_ctx, "give a count of tokens, or 0 for the training context", low=0
         )
@@ -149,8 +158,17 @@ class EngineParams:
             value = getattr(self, name)
             if value is not None:
                 check_number(name, value, "give a finite number, or None for the model's own")
-        for share in self.tensor_split or ():
-            check_number("tensor_split", share, "give numbers from 0 on", low=0)
+        for name in ("type_k", "type_v"):
+            value = getattr(self, name)
+            named = isinstance(value, (str, int)) and not isinstance(value, bool)
+            require(value is None or named, name, value, 'give a name such as "f16", or None')
+        if self.tensor_split is not None:
+            remedy = "give a list of numbers from 0 on, or None"
+            listed = isinstance(self.tensor_split, (list, tuple))
+            require(listed, "tensor_split", self.tensor_split, remedy)
+            for share in self.tensor_split:
+                check_number("tensor_split", share, remedy, low=0)
+            object.__setattr__(self, "tensor_split", tuple(map(float, self.tensor_split)))
         check_number("lora_scale", self.lora_scale, "give a finite number; 0 switches it off")
         require(
             self.chat_template is None or _is_template(self.chat_template),
@@ -161,18 +179,110 @@ class EngineParams:
         )
 
 
+def absolute_path(name: str, path: object, remedy: str) -> str:
+    """Return a path that the working directory does not change; links stay as they are.
+
+    Args:
+        name: The argument, for the message.
+        path: Its value, a string or a path object; "~" is a home directory.
+        remedy: What to give instead, for the message.
+
+    Raises:
+        InvalidRequestError: It is no path.
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    require(is_c_text(text) and bool(text), name, path, remedy)
+    assert isinstance(text, str)
+    text = os.path.expanduser(text)
+    if os.path.isabs(text):
+        return text
+    try:
+        # not normalized: behind a link, ".." is another folder
+        return os.path.join(os.getcwd(), text)
+    except FileNotFoundError:
+        raise InvalidRequestError(
+            f"{name}={path!r} is not possible, since the working directory is gone: give an "
+            "absolute path."
+        ) from None
+
+
+def _model_files(path: str) -> tuple[str, ...]:
+    """Return a model's files, without links.
+
+    llama.cpp finds the parts of a split model by the first one's name, which a link's target need
+    not have: in the hub's cache it is a hash.
+    """
+    first = _FIRST_PART.match(path)
+    if first:
+        count = int(first["count"])
+        parts = [f"{first['name']}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
+        if all(map(os.path.exists, parts)):
+            return tuple(map(os.path.realpath, parts))
+    # if a part is missing, llama.cpp says which
+    return (os.path.realpath(path),)
+
+
 def _is_template(value: object) -> bool:
     # text without any Jinja in it would make the same prompt of all messages
     return is_c_text(value) and (value == "chatml" or "{" in str(value))
 
 
-def model_params(params: EngineParams, llama: ModuleType) -> Any:
+def weights_key(params: EngineParams) -> Hashable:
+    """Return what of `params` decides what is loaded: engines that agree in it share weights.
+
+    An adapter is a part of it. llama.cpp lists adapters in the model, so one that was added later
+    could disturb those who compute with that.
+    """
+    return (
+        params.model_files,
+        params.lora_file,
+        params.n_gpu_layers,
+        params.split_mode,
+        params.main_gpu,
+        params.tensor_split,
+        params.use_mmap,
+        params.use_mlock,
+    )
+
+
+def context_key(params: EngineParams, llama: ModuleType, model: int) -> Hashable:
+    """Return what `params` come to, beside the weights: equal keys make equal engines.
+
+    Args:
+        params: How to run the model, in whatever words: `n_ctx=0` and the model's training context
+            are the same, and so are `type_k=None`, "f16", "F16" and 1.
+        llama: The bindings of `llama.h`.
+        model: The model.
+
+    Raises:
+        InvalidRequestError: As `context_params`.
+    """
+    native = context_params(params, llama, model)
+    values = ((name, getattr(native, name)) for name, *_ in native._fields_)
+    own = llama.llama_model_chat_template(model, None)
+    template = None if params.chat_template is None else params.chat_template.encode()
+    return (
+        # callbacks and pointers are not set here
+        tuple((name, value) for name, value in values if isinstance(value, (int, float))),
+        None if template == own else template,
+        None if params.lora_file is None else params.lora_scale,
+        params.batch_invariant,
+    )
+
+
+def model_params(params: EngineParams, llama: ModuleType, kvf: ctypes.CDLL) -> Any:
     """Return `struct llama_model_params`.
+
+    Args:
+        params: Where they come from.
+        llama: The bindings of `llama.h`.
+        kvf: The native library, which ends a load when the process ends.
 
     Raises:
         InvalidRequestError: `tensor_split` names more devices than llama.cpp can have.
     """
     native = llama.llama_model_default_params()
+    native.progress_callback = llama.llama_progress_callback(("kvf_goes_on_loading", kvf))
     native.n_gpu_layers = params.n_gpu_layers
     native.main_gpu = params.main_gpu
     if params.split_mode is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from langgraph_kvfork.engine.registry import result_of
 
 _Result = TypeVar("_Result")
 
@@ -22,7 +23,15 @@ _thread = _new_thread()
 
 async def call_beside_loop(function: Callable[[], _Result]) -> _Result:
     """Call a function that takes some time, and let the event loop go on meanwhile."""
-    return await asyncio.get_running_loop().run_in_executor(_thread, function)
+    try:
+        future = _thread.submit(function)
+    except RuntimeError:
+        # Python has ended its pools, since the process ends: this is the loop of a daemon thread
+        return function()
+    try:
+        return await result_of(future)
+    finally:
+        future.cancel()  # if it has not begun, nobody wants it any more
 
 
 def _after_fork_in_child() -> None:

@@ -249,6 +249,9 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
         "kvf_last_error": (ctypes.c_char_p, []),
         "kvf_last_error_kind": (ctypes.c_int, []),
         "kvf_set_log_level": (None, [ctypes.c_int32]),
+        "kvf_keep_errors": (None, []),
+        "kvf_kept_errors": (ctypes.c_char_p, []),
+        "kvf_stop_loading": (None, []),
         "kvf_engine_create": (
             engine,
             [ctypes.c_void_p, llama.llama_context_params, ctypes.c_bool],

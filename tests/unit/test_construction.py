@@ -17,7 +17,8 @@ from langgraph_kvfork import (
     Request,
 )
 from langgraph_kvfork.chat import hub
-from langgraph_kvfork.chat.model import _ENGINE_FIELDS, _REQUEST_FIELDS
+from langgraph_kvfork.chat.local_model import ENGINE_FIELDS
+from langgraph_kvfork.chat.model import _REQUEST_FIELDS
 
 
 def test_importing_the_package_imports_nothing_else():
@@ -100,7 +101,7 @@ def test_every_name_in_all_can_be_imported():
 def test_the_model_has_all_parameters_of_the_engine_and_of_requests_with_their_defaults():
     llm = ChatKVFork(model_path="model.gguf")
     params, request = EngineParams("model.gguf"), Request()
-    for name in _ENGINE_FIELDS:
+    for name in ENGINE_FIELDS:
         if name != "model_path":
             assert getattr(llm, name) == getattr(params, name), name
     for name in _REQUEST_FIELDS:

@@ -29,16 +29,16 @@ def test_without_a_path_and_without_smollm2_the_error_says_how_to_get_it(no_smol
 def test_a_file_that_is_missing(tmp_path):
     path = str(tmp_path / "missing.gguf")
     with pytest.raises(ModelLoadError, match=r"missing\.gguf.* does not exist"):
-        model_file.check_file("model_path", EngineParams(path).model_path)
+        model_file.check_file("model_path", path, EngineParams(path).model_files)
 
 
 def test_a_folder(tmp_path):
     with pytest.raises(ModelLoadError, match="is not a file"):
-        model_file.check_file("model_path", str(tmp_path))
+        model_file.check_file("model_path", "model", [str(tmp_path)])
 
 
 def test_a_file_that_is_not_gguf(tmp_path):
     path = tmp_path / "model.gguf"
     path.write_bytes(b"PK\x03\x04 and so on")
     with pytest.raises(ModelLoadError, match="is not a GGUF file"):
-        model_file.check_file("model_path", str(path))
+        model_file.check_file("model_path", "model", [str(path)])

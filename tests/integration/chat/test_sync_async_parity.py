@@ -63,6 +63,9 @@ CALLS = {
 CLASSES = {"llm": ChatKVFork, "engine": Engine, "fork": ForkNode, "prefill": PrefillNode}
 ELSEWHERE = {
     ("engine", "get"): "below",
+    ("engine", "used"): "test_engine_lifetimes.py",
+    ("llm", "load"): "test_engine_lifetimes.py",
+    ("llm", "close"): "test_engine_lifetimes.py",
     ("fork", "stream_events"): "LangChain has v3 for chat models only",
     ("prefill", "stream_events"): "LangChain has v3 for chat models only",
 }

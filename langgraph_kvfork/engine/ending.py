@@ -1,0 +1,87 @@
+"""The end of the process.
+
+When its interpreter ends, Python stops the daemon threads wherever they are, and C++ destroys what
+is static. By then no thread may be inside the native library. And no thread may get an error about
+it: nobody is left to handle that, so it would only be printed. Therefore the thread that ends the
+process first stops what is loaded and computed, then waits until no other one is inside the
+library, and whoever comes out of it, or asks for more, is stopped for good, as Python does it to
+daemon threads a moment later. (Other threads have ended by then: Python waits for them first.)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import TracebackType
+
+_work_done = threading.Condition(threading.RLock())
+_n_working = 0
+_ender: int | None = None
+"""The thread that ends the process, once it does."""
+
+
+def is_ending() -> bool:
+    """Return whether another thread than this one is ending the process."""
+    return _ender is not None and _ender != threading.get_ident()
+
+
+def stop_if_ending() -> None:
+    """Stop this thread for good if another one is ending the process. Hold no lock."""
+    if is_ending():
+        threading.Event().wait()
+
+
+def begin_ending() -> None:
+    """Stop all other threads from now on where they begin or end something of ours."""
+    global _ender
+    with _work_done:
+        _ender = threading.get_ident()
+
+
+def wait_for_work() -> None:
+    """Wait until no other thread is in a block of `native_work`. After `begin_ending`."""
+    with _work_done:
+        _work_done.wait_for(lambda: not _n_working)
+
+
+class _NativeWork:
+    """Marks a block in which its thread may be inside the native library.
+
+    For what `Engine` does not know of: a closed engine waits for its users itself.
+    """
+
+    def __enter__(self) -> None:
+        global _n_working
+        while True:
+            with _work_done:
+                if not is_ending():
+                    _n_working += 1
+                    return
+            stop_if_ending()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        global _n_working
+        with _work_done:
+            _n_working -= 1
+            if _ender is not None:
+                _work_done.notify_all()
+        stop_if_ending()
+
+
+native_work = _NativeWork()
+
+
+def _after_fork_in_child() -> None:
+    global _work_done, _n_working, _ender
+    _work_done = threading.Condition(threading.RLock())
+    _n_working = 0
+    _ender = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
