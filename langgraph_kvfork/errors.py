@@ -82,6 +82,10 @@ class ProcessForkedError(KVForkError, RuntimeError):
     is_retryable = False
 
 
+class EqualAnswersWarning(UserWarning):
+    """Several answers to one prompt are asked for, but nothing lets them differ."""
+
+
 class SchemaWarning(UserWarning):
     """A schema says something that does not hold while an answer is generated.
 

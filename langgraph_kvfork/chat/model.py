@@ -27,6 +27,7 @@ from langgraph_kvfork.chat.hub import download
 from langgraph_kvfork.chat.local_model import ENGINE_FIELDS, LocalChatModel
 from langgraph_kvfork.chat.other_names import OTHER_NAMES
 from langgraph_kvfork.chat.profile import model_profile
+from langgraph_kvfork.chat.sample import of_sample
 from langgraph_kvfork.chat.small_pool import watched_pool
 from langgraph_kvfork.chat.structured_output import (
     Schema,
@@ -54,6 +55,7 @@ from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.hooks.place import heartbeat, progress_with_heartbeat, token_listener
 from langgraph_kvfork.hooks.prompt_thread import call_beside_loop
 from langgraph_kvfork.hooks.runs import run_of_call, run_of_config
+from langgraph_kvfork.hooks.sample import current_sample
 from langgraph_kvfork.order.watch import watched_order
 from langgraph_kvfork.schema.held import held_tools, warn_of_dropped
 
@@ -562,6 +564,8 @@ class ChatKVFork(LocalChatModel):
         # also the key of LangChain's response cache: all that an answer depends on
         names = (name for name in (*ENGINE_FIELDS, *_MODEL_FIELDS) if name != "timeout")
         params = {name: getattr(self, name) for name in names}
+        if (sample := current_sample()).count > 1:
+            params["sample"] = sample.number
         # LangChain overwrites "stop" with the call's
         return {"model_name": self._model_name, **params, "stop_sequences": self.stop}
 
@@ -648,7 +652,7 @@ class ChatKVFork(LocalChatModel):
         if top is not None:
             check_integer("top_logprobs", top, "give a count from 0 on, or None", low=0)
         values["logprobs"] = (top or 0) if values["logprobs"] else None
-        request = Request(**values)
+        request = of_sample(Request(**values))
         require(
             request.max_tokens != 0,
             "max_tokens",

@@ -30,6 +30,11 @@ class CancelScope:
         self._cancelled = False
         self._members: weakref.WeakSet[Cancellable] = weakref.WeakSet()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether all that joins it is cancelled."""
+        return self._cancelled
+
     def add(self, member: Cancellable) -> None:
         """Let `member` share the scope's fate; it is cancelled at once if the scope already is."""
         with self._lock:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, Union
+from dataclasses import dataclass
+from typing import Any, TypeAlias, Union, cast
 
+from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage
+from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable
 from langgraph.pregel.protocol import PregelProtocol
 
 from langgraph_kvfork.checks import is_c_text, require
-from langgraph_kvfork.engine.request import RANDOM_SEED
 from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.graph.function import Calls, NodeFunction, as_function
 from langgraph_kvfork.graph.node import refusing_unknown_arguments, state_value, underlying_model
+from langgraph_kvfork.hooks.sample import Sample
 from langgraph_kvfork.order.join import join
 from langgraph_kvfork.order.prompt import Messages, is_messages, to_messages
 
-BranchMessages: TypeAlias = Union[Messages, Callable[[Any], Messages]]  # noqa: UP007
+BranchFunction: TypeAlias = Union[Callable[..., Any], Runnable[Any, Any]]  # noqa: UP007
+"""A function of the state, sync or async, that may take `config` or `runtime`; or a runnable."""
+
+BranchMessages: TypeAlias = Union[Messages, BranchFunction]  # noqa: UP007
 """What a branch adds to the shared messages: these, or what a function of the state returns."""
 
 
@@ -45,13 +51,14 @@ class ForkBranch:
 
     def __post_init__(self) -> None:
         require(
-            not isinstance(self.messages, Runnable),
+            not _is_model(self.messages),
             "messages",
             self.messages,
             "give what to ask first, and the model after it: ForkBranch(messages, llm)",
         )
         require(
-            callable(self.messages) or is_messages(self.messages),
+            as_function("messages", self.messages, "state") is not None
+            or is_messages(self.messages),
             "messages",
             self.messages,
             "give text, a list of messages, or a function of the state that returns one of these",
@@ -68,7 +75,7 @@ BranchSpec: TypeAlias = Union[BranchMessages, ForkBranch]  # noqa: UP007
 Branches: TypeAlias = Union[Mapping[str, BranchSpec], Sequence[BranchSpec]]  # noqa: UP007
 """Branches by name, or in order; then their names are "0", "1", …"""
 
-BranchSource: TypeAlias = Union[Branches, str, Callable[[Any], Branches]]  # noqa: UP007
+BranchSource: TypeAlias = Union[Branches, str, BranchFunction]  # noqa: UP007
 """Branches; or the state's key of them, or a function of the state that returns them."""
 
 
@@ -80,13 +87,13 @@ class Plan:
         name: Its name.
         llm: Who answers.
         messages: The whole prompt; for a graph, its input.
-        arguments: For the call, besides the node's.
+        sample: Which of several answers to one prompt it is; None: of its own.
     """
 
     name: str
     llm: Runnable[Any, Any]
     messages: Any
-    arguments: dict[str, Any] = field(default_factory=dict)
+    sample: Sample | None = None
 
 
 def check_branches(name: str, branches: object) -> Branches:
@@ -108,28 +115,31 @@ def check_branches(name: str, branches: object) -> Branches:
         require(is_c_text(key) and bool(key), name, {key: spec}, "name it with text")
         where = f"{name}[{key if isinstance(branches, Sequence) else repr(key)}]"
         asked = spec.messages if isinstance(spec, ForkBranch) else spec
+        function = None if _is_model(asked) else as_function(where, asked, "state")
         require(
-            callable(asked) or is_messages(asked),
+            function is not None or is_messages(asked),
             where,
             spec,
             "give text, a list of messages, a function of the state that returns one of these, or, "
             "for a model of its own, ForkBranch(messages, llm)",
         )
-        if not callable(asked):
-            to_messages(where, asked)
+        if function is None:
+            to_messages(where, cast("Messages", asked))
     return branches
 
 
 def plan_branches(
-    branches: Branches, shared: list[BaseMessage], llm: Runnable[Any, Any], state: Any
-) -> list[Plan]:
+    branches: Branches, shared: list[BaseMessage], llm: Runnable[Any, Any]
+) -> Calls[list[Plan]]:
     """Return the branches that a fan-out runs.
 
     Args:
         branches: Checked ones.
         shared: What all prompts begin with.
         llm: Who answers, if the branch has nobody of its own.
-        state: What functions are called with.
+
+    Yields:
+        The functions among them, to be called with the state.
 
     Raises:
         InvalidRequestError: A function returned something else than messages.
@@ -139,36 +149,33 @@ def plan_branches(
         asked: Any = spec.messages if isinstance(spec, ForkBranch) else spec
         own = spec.llm if isinstance(spec, ForkBranch) else None
         answers = llm if own is None else own
-        if callable(asked):
-            asked = asked(state)
+        where = f"branches[{name!r}]"
+        if (function := as_function(where, asked, "state")) is not None:
+            asked = yield function
             if isinstance(asked, Mapping) and is_graph(answers):
                 plans.append(Plan(name, answers, _graph_state(name, asked, shared)))
                 continue
+            if isinstance(asked, PromptValue):
+                asked = asked.to_messages()
             if not is_messages(asked):
                 raise InvalidRequestError(
-                    f"branches[{name!r}] returned {asked!r}: it must return text or messages."
+                    f"{where} returned {asked!r}: it must return text or messages."
                 )
-        ending = to_messages(f"branches[{name!r}]", asked)
+        ending = to_messages(where, cast("Messages", asked))
         plans.append(Plan(name, answers, _input(name, answers, join(shared, ending))))
     return plans
 
 
-def plan_samples(
-    n: int, shared: list[BaseMessage], llm: Runnable[Any, Any], arguments: Mapping[str, Any]
-) -> list[Plan]:
+def plan_samples(n: int, shared: list[BaseMessage], llm: Runnable[Any, Any]) -> list[Plan]:
     """Return `n` branches that answer the same prompt.
-
-    Where a seed is given, each has another one: `seed`, `seed + 1`, …
 
     Args:
         n: How many.
         shared: The prompt.
         llm: Who answers.
-        arguments: What every call is given.
     """
-    own = sample_arguments(n, llm, arguments)
     prompt = join(shared)
-    return [Plan(str(i), llm, _input(str(i), llm, prompt), own[i]) for i in range(n)]
+    return [Plan(str(i), llm, _input(str(i), llm, prompt), Sample(i, n)) for i in range(n)]
 
 
 def is_graph(llm: Runnable[Any, Any]) -> bool:
@@ -201,32 +208,31 @@ def _graph_state(name: str, given: Mapping[Any, Any], shared: list[BaseMessage])
     return state
 
 
-def sample_arguments(
-    n: int, llm: Runnable[Any, Any], arguments: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return what lets `n` answers to one prompt differ: where a seed is given, one for each.
-
-    Args:
-        n: How many.
-        llm: Who answers.
-        arguments: What every call is given.
-    """
-    model, bound = underlying_model(llm)
-    seed = {**bound, **arguments}.get("seed", getattr(model, "seed", None))
-    if isinstance(seed, int) and seed >= 0:
-        return [{"seed": (seed + i) % RANDOM_SEED} for i in range(n)]
-    return [{} for _ in range(n)]
-
-
-def branches_of_state(source: str | Callable[[Any], Branches], state: Any) -> Branches:
+def branches_of_state(source: str | BranchFunction, state: Any) -> Calls[Branches]:
     """Return the branches that a state's key holds, or that a function of the state returns.
+
+    Yields:
+        The function, to be called with the state.
 
     Raises:
         InvalidRequestError: The state has no such key, or it is something else.
     """
     if isinstance(source, str):
         return check_branches(f"state[{source!r}]", state_value(state, source, "branches"))
-    return check_branches("branches(state)", source(state))
+    return check_branches("branches(state)", (yield NodeFunction("branches", source, "state")))
+
+
+def functions_of(branches: object) -> list[NodeFunction]:
+    """Return the functions among a node's branches."""
+    if not isinstance(branches, (Mapping, Sequence)) or isinstance(branches, str):
+        function = as_function("branches", branches, "state")
+        return [] if function is None else [function]
+    asked = [
+        (name, spec.messages if isinstance(spec, ForkBranch) else spec)
+        for name, spec in _items(branches)
+    ]
+    functions = (as_function(f"branches[{name!r}]", each, "state") for name, each in asked)
+    return [function for function in functions if function is not None]
 
 
 def _items(branches: Branches) -> Iterator[tuple[str, BranchSpec]]:
@@ -234,3 +240,10 @@ def _items(branches: Branches) -> Iterator[tuple[str, BranchSpec]]:
         yield from branches.items()
     else:
         yield from ((str(i), spec) for i, spec in enumerate(branches))
+
+
+def _is_model(given: object) -> bool:
+    if not isinstance(given, Runnable):
+        return False
+    model, _ = underlying_model(given)
+    return isinstance(model, BaseLanguageModel)

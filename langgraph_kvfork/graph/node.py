@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableSequence
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
+from langchain_core.runnables.base import RunnableBindingBase
 
 from langgraph_kvfork.checks import is_c_text, refuse_unknown, require
 from langgraph_kvfork.engine.request import Request
 from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.hooks.task import unknown_key
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -72,10 +74,32 @@ def state_value(state: Any, key: str, what: str) -> Any:
     )
 
 
+def check_written(config: RunnableConfig, node: Runnable[Any, Any], key: str) -> None:
+    """Refuse a node's output key that the graph's state does not have, before anything is computed.
+
+    LangGraph would drop the answers and say nothing.
+
+    Args:
+        config: The node's.
+        node: The node.
+        key: Its output key.
+
+    Raises:
+        InvalidRequestError: The state has no such key.
+    """
+    known = unknown_key(config, node, key)
+    if known is not None:
+        raise InvalidRequestError(
+            f"output_key={key!r} is not possible: the graph's state has no such key, and LangGraph "
+            f"would drop what {type(node).__name__} writes to it. Add it to the state's schema, or "
+            f"give a key that it has: {', '.join(known)}."
+        )
+
+
 def underlying_model(llm: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
     """Return what answers first in a chain, and what is bound to it for every call."""
     kwargs: dict[str, Any] = {}
-    while isinstance(llm, (RunnableBinding, RunnableSequence)):
+    while isinstance(llm, (RunnableBindingBase, RunnableSequence)):
         if isinstance(llm, RunnableSequence):
             llm = llm.first
         else:

@@ -24,7 +24,7 @@ from langchain_core.runnables import (
     RunnableSequence,
     RunnableWithFallbacks,
 )
-from langchain_core.runnables.base import RunnableBindingBase, coerce_to_runnable
+from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import patch_config
 
 from langgraph_kvfork.chat.model import ChatKVFork
@@ -32,8 +32,9 @@ from langgraph_kvfork.checks import require
 from langgraph_kvfork.engine.events import PrefillProgress, Usage
 from langgraph_kvfork.errors import InvalidRequestError, KVForkError
 from langgraph_kvfork.graph.branches import BranchMessages
+from langgraph_kvfork.graph.function import NodeFunction, as_function
 from langgraph_kvfork.graph.node import check_key, refusing_unknown_arguments, state_value
-from langgraph_kvfork.hooks.place import stream_writer
+from langgraph_kvfork.hooks.place import stream_item, stream_writer
 from langgraph_kvfork.order.join import join
 from langgraph_kvfork.order.prompt import Messages, is_messages, to_messages
 
@@ -59,7 +60,8 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
     """Prefills the state's messages, so that whatever begins with them afterwards only forks.
 
     It changes nothing in the state. While it computes, it writes
-    `{"prefill": {"done": <tokens>, "total": <tokens>}}` to the graph's `custom` stream. (On Python
+    `{"node": <path>, "branch": <name or "">, "prefill": {"done": <tokens>, "total": <tokens>}}` to
+    the graph's `custom` stream. (On Python
     3.10 it cannot in async graphs: LangGraph's stream writer needs 3.11 there.) Callbacks, such as
     a `ForkReport`, get a custom event `kvfork_prefill` with what it computed; tracers, which take
     no custom events, get a run `prefilled` with it, unless it goes on at once.
@@ -127,12 +129,14 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         self, state: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig
     ) -> dict[str, Any]:
         inner = patch_config(config, callbacks=run_manager.get_child())
-        added = None if self._added is None else self._added.invoke(state, inner)
+        added = self._added
+        if isinstance(added, NodeFunction):
+            added = added(state, inner)
         messages = self._messages(state, added)
         if self._prompt is not None:
             messages = self._prompt.invoke(messages, inner)
         if self.wait:
-            event = self._compute(messages, config, _progress_writer())
+            event = self._compute(messages, config, _progress_writer(config))
             _prefilled.invoke(event, config)
         else:
             self._start(messages, config)
@@ -142,14 +146,16 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         self, state: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> dict[str, Any]:
         inner = patch_config(config, callbacks=run_manager.get_child())
-        added = None if self._added is None else await self._added.ainvoke(state, inner)
+        added = self._added
+        if isinstance(added, NodeFunction):
+            added = await added.acall(state, inner)
         messages = self._messages(state, added)
         if self._prompt is not None:
             messages = await self._prompt.ainvoke(messages, inner)
         if not self.wait:
             self._start(messages, config)
             return {}
-        usage = await self.llm._aprefill(messages, config, _progress_writer(), self._call)
+        usage = await self.llm._aprefill(messages, config, _progress_writer(config), self._call)
         event = self._event(usage)
         await adispatch_custom_event(PREFILL_EVENT, event, config=config)
         await _prefilled.ainvoke(event, config)
@@ -194,16 +200,15 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         return {"model_name": self.llm._model_name, **asdict(usage), "recomputed_tokens": again}
 
 
-def _added(messages: object) -> Runnable[Any, Any] | None:
-    """Return what makes the messages that come behind the state's; None: there are none."""
+def _added(messages: object) -> NodeFunction | list[BaseMessage] | None:
+    """Return the messages behind the state's, or what makes them; None: there are none."""
     if messages is None:
         return None
-    if isinstance(messages, Runnable) or callable(messages):
-        return coerce_to_runnable(messages)
+    if (function := as_function("messages", messages, "state")) is not None:
+        return function
     remedy = "give text, a list of messages, or a function of the state that returns one of these"
     require(is_messages(messages), "messages", messages, remedy)
-    asked: list[BaseMessage] = to_messages("messages", cast("Messages", messages))
-    return RunnableLambda(lambda _: asked)
+    return to_messages("messages", cast("Messages", messages))
 
 
 def _chat_model(
@@ -242,9 +247,15 @@ def _found(
     return None
 
 
-def _progress_writer() -> Callable[[PrefillProgress], None] | None:
+def _progress_writer(config: RunnableConfig) -> Callable[[PrefillProgress], None] | None:
     """Return what writes to the graph's stream; None outside of a graph."""
     write = stream_writer()
     if write is None:
         return None
-    return lambda progress: write({"prefill": {"done": progress.done, "total": progress.total}})
+    metadata = config.get("metadata", {})
+
+    def report(progress: PrefillProgress) -> None:
+        done = {"done": progress.done, "total": progress.total}
+        write(stream_item(metadata, prefill=done))
+
+    return report

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias, Union
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, Union, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.base import coerce_to_runnable
-from langchain_core.runnables.config import patch_config
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from typing_extensions import TypedDict
 
 from langgraph_kvfork.checks import check_integer, is_number, require
 from langgraph_kvfork.errors import InvalidRequestError
-from langgraph_kvfork.graph.branches import ForkBranch, sample_arguments
-from langgraph_kvfork.graph.fork_node import ForkNode
-from langgraph_kvfork.graph.node import check_key, refusing_unknown_arguments, state_value
+from langgraph_kvfork.graph.branches import Plan
+from langgraph_kvfork.graph.fan_out import FanOut
+from langgraph_kvfork.graph.function import (
+    Calls,
+    as_function,
+    awith_calls,
+    check_sync,
+    with_calls,
+)
+from langgraph_kvfork.graph.node import (
+    check_key,
+    check_written,
+    refusing_unknown_arguments,
+    state_value,
+)
+from langgraph_kvfork.hooks.sample import Sample
 from langgraph_kvfork.order.prompt import Messages, is_messages, to_messages
 
 Path: TypeAlias = list[BaseMessage]
 """A conversation from the state's messages to one of the tree's answers."""
 
-Score: TypeAlias = Union[  # noqa: UP007
-    Callable[[Path], float], Callable[[Path], Awaitable[float]], Runnable[Path, float]
-]
-FollowUp: TypeAlias = Union[Messages, Callable[[Path], Messages]]  # noqa: UP007
+PathFunction: TypeAlias = Union[Callable[..., Any], Runnable[Any, Any]]  # noqa: UP007
+"""A function of a path, sync or async, that may take `config` or `runtime` too; or a runnable."""
+
+FollowUp: TypeAlias = Union[Messages, PathFunction]  # noqa: UP007
 
 
 class SearchPath(TypedDict):
@@ -49,6 +61,8 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
     `beam_width` best of all become the next round's. A path is forked from the branch of its last
     answer: a round prefills what is said between two answers, and a token for each further answer.
 
+    Functions are as those of a `ForkNode`: async, of `config` or `runtime` too, or runnables.
+
     Example:
         ```python
         node = TreeSearchNode(llm, lambda path: -abs(24 - value(path[-1].text)), depth=3)
@@ -61,7 +75,7 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
             differ; with a `seed`, each answer of a round has one of its own.
         score: How good a path is: a function of its messages, the state's included, that returns a
             number, sync or async; or a runnable, such as a model that judges. A round's paths are
-            scored at once.
+            scored at once, as branches "score 0", "score 1", …
         n: Answers to each path.
         beam_width: Paths that are kept.
         depth: Most rounds.
@@ -80,29 +94,35 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
     def __init__(
         self,
         llm: Runnable[Any, Any],
-        score: Score,
+        score: PathFunction,
         *,
         n: int = 3,
         beam_width: int = 2,
         depth: int = 3,
         follow_up: FollowUp = "Go on.",
-        is_solution: Callable[[Path], bool] | None = None,
+        is_solution: PathFunction | None = None,
         messages_key: str = "messages",
         output_key: str = "paths",
     ) -> None:
         require(isinstance(llm, Runnable), "llm", llm, "give a ChatKVFork")
-        remedy = "give a function of a path, or a runnable"
-        require(isinstance(score, Runnable) or callable(score), "score", score, remedy)
+        judge = as_function("score", score, "path")
+        if judge is None:
+            raise InvalidRequestError(
+                f"score={score!r} is not possible: give a function of a path, or a runnable."
+            )
         for name, count in {"n": n, "beam_width": beam_width, "depth": depth}.items():
             check_integer(name, count, "give 1 or more", low=1)
-        good = callable(follow_up) or is_messages(follow_up)
+        self._follow_up = as_function("follow_up", follow_up, "path")
+        good = self._follow_up is not None or is_messages(follow_up)
         require(good, "follow_up", follow_up, "give text, messages or a function of a path")
-        good = is_solution is None or callable(is_solution)
+        self._is_solution = as_function("is_solution", is_solution, "path")
+        good = is_solution is None or self._is_solution is not None
         require(good, "is_solution", is_solution, "give a function of a path, or None")
         check_key("messages_key", messages_key)
         check_key("output_key", output_key)
         self.llm = llm
-        self.score: Runnable[Path, float] = coerce_to_runnable(score)
+        self.score = score
+        self._score = judge
         self.n = n
         self.beam_width = beam_width
         self.depth = depth
@@ -139,18 +159,19 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         config: RunnableConfig,
         **kwargs: Any,
     ) -> dict[str, list[SearchPath]]:
-        config = patch_config(config, callbacks=run_manager.get_child())
+        check_written(config, self, self.output_key)
+        check_sync([self._score, self._is_solution, self._follow_up])
         root = self._root(state)
-        kept: list[tuple[float, Path]] = []
-        for _ in range(self.depth):
-            prompts = self._prompts(root, kept)
-            answers = self._fan_out(prompts, kwargs).invoke({"shared": []}, config)
-            grown = _grow(prompts, answers["branches"])
-            # a pool of the default size would score them in waves
-            scores = self.score.batch(grown, patch_config(config, max_concurrency=len(grown)))
-            kept, is_end = self._prune(grown, scores)
-            if is_end:
+        prompts = self._prompts([root])
+        for i in range(self.depth):
+            fan_out = functools.partial(_fan_out, config=config, run_manager=run_manager)
+            answers = fan_out(self._sampled(prompts), arguments=kwargs).run()
+            grown = _grow(prompts, list(answers.values()))
+            kept, is_end = self._prune(grown, fan_out(self._judged(grown)).run())
+            if is_end or i + 1 == self.depth:
                 break
+            paths = [with_calls(self._followed(path), path, config) for _, path in kept]
+            prompts = self._prompts(paths)
         return self._update(root, kept)
 
     async def _asearch(
@@ -160,16 +181,18 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         config: RunnableConfig,
         **kwargs: Any,
     ) -> dict[str, list[SearchPath]]:
-        config = patch_config(config, callbacks=run_manager.get_child())
+        check_written(config, self, self.output_key)
         root = self._root(state)
-        kept: list[tuple[float, Path]] = []
-        for _ in range(self.depth):
-            prompts = self._prompts(root, kept)
-            answers = await self._fan_out(prompts, kwargs).ainvoke({"shared": []}, config)
-            grown = _grow(prompts, answers["branches"])
-            kept, is_end = self._prune(grown, await self.score.abatch(grown, config))
-            if is_end:
+        prompts = self._prompts([root])
+        for i in range(self.depth):
+            fan_out = functools.partial(_fan_out, config=config, run_manager=run_manager)
+            answers = await fan_out(self._sampled(prompts), arguments=kwargs).arun()
+            grown = _grow(prompts, list(answers.values()))
+            kept, is_end = self._prune(grown, await fan_out(self._judged(grown)).arun())
+            if is_end or i + 1 == self.depth:
                 break
+            paths = [await awith_calls(self._followed(path), path, config) for _, path in kept]
+            prompts = self._prompts(paths)
         return self._update(root, kept)
 
     def _root(self, state: Any) -> Path:
@@ -178,34 +201,51 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         require(bool(root), name, root, "give at least one message")
         return root
 
-    def _prompts(self, root: Path, kept: Sequence[tuple[float, Path]]) -> list[Path]:
+    def _prompts(self, paths: Sequence[Path]) -> list[Path]:
         """Return the prompts of a round, one for each answer."""
-        prompts = [[*path, *self._follow_up(path)] for _, path in kept] or [root]
-        return [prompt for prompt in prompts for _ in range(self.n)]
+        return [path for path in paths for _ in range(self.n)]
 
-    def _follow_up(self, path: Path) -> list[BaseMessage]:
-        said = self.follow_up(path) if callable(self.follow_up) else self.follow_up
-        require(is_messages(said), "follow_up(path)", said, "return text or messages")
-        return to_messages("follow_up", said)
+    def _followed(self, path: Path) -> Calls[Path]:
+        """Return a path with what is said before it goes on."""
+        said = self.follow_up
+        if self._follow_up is not None:
+            said = yield self._follow_up
+            require(is_messages(said), "follow_up(path)", said, "return text or messages")
+        return [*path, *to_messages("follow_up", cast("Messages", said))]
 
-    def _fan_out(self, prompts: Sequence[Path], arguments: dict[str, Any]) -> ForkNode:
-        own = sample_arguments(len(prompts), self.llm, arguments)
-        branches = [
-            ForkBranch(prompt, self.llm.bind(**{**arguments, **more}))
-            for prompt, more in zip(prompts, own, strict=True)
+    def _sampled(self, prompts: Sequence[Path]) -> list[Plan]:
+        n = len(prompts) if self.n > 1 else 1  # answers to different prompts may be alike
+        return [
+            Plan(str(i), self.llm, path, Sample(i, n) if n > 1 else None)
+            for i, path in enumerate(prompts)
         ]
-        return ForkNode(self.llm, branches, messages_key="shared")
+
+    def _judged(self, paths: Sequence[Path]) -> list[Plan]:
+        judge: Runnable[Any, Any] = RunnableLambda(self._judge, self._ajudge, name="score")
+        return [Plan(f"score {i}", judge, path) for i, path in enumerate(paths)]
+
+    def _judge(self, path: Path, config: RunnableConfig) -> tuple[float, bool]:
+        """Return a path's score, and whether it is a solution."""
+        score = _checked(self._score(path, config))
+        return score, self._is_solution is not None and self._is_solution.judge(path, config)
+
+    async def _ajudge(self, path: Path, config: RunnableConfig) -> tuple[float, bool]:
+        score = _checked(await self._score.acall(path, config))
+        return score, self._is_solution is not None and await self._is_solution.ajudge(path, config)
 
     def _prune(
-        self, grown: Sequence[Path], scores: Sequence[float]
+        self, grown: Sequence[Path], judged: Mapping[str, tuple[float, bool]]
     ) -> tuple[list[tuple[float, Path]], bool]:
         """Return the best paths, and whether they are where the search wanted to be."""
-        for score in scores:
-            good = is_number(score) and not math.isnan(score)
-            require(good, "score(path)", score, "return a number")
-        scored = sorted(zip(scores, grown, strict=True), key=lambda pair: pair[0], reverse=True)
-        solved = [pair for pair in scored if self.is_solution and self.is_solution(pair[1])]
-        return (solved or scored)[: self.beam_width], bool(solved)
+        paths = zip(judged.values(), grown, strict=True)
+        scored = sorted(
+            ((score, is_solution, path) for (score, is_solution), path in paths),
+            key=lambda each: each[0],
+            reverse=True,
+        )
+        solved = [each for each in scored if each[1]]
+        kept = (solved or scored)[: self.beam_width]
+        return [(score, path) for score, _, path in kept], bool(solved)
 
     def _update(
         self, root: Path, kept: Sequence[tuple[float, Path]]
@@ -215,6 +255,33 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
                 SearchPath(messages=path[len(root) :], score=float(score)) for score, path in kept
             ]
         }
+
+
+def _fan_out(
+    plans: Sequence[Plan],
+    *,
+    config: RunnableConfig,
+    run_manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun,
+    arguments: Mapping[str, Any] | None = None,
+) -> FanOut:
+    return FanOut(
+        plans,
+        config,
+        run_manager,
+        arguments or {},
+        collects=False,
+        races=False,
+        judge=None,
+        width=len(plans),
+        stream_tokens=False,
+    )
+
+
+def _checked(score: Any) -> float:
+    good = is_number(score) and not math.isnan(score)
+    require(good, "score(path)", score, "return a number")
+    number: float = score
+    return number
 
 
 def _grow(prompts: Sequence[Path], answers: Sequence[Any]) -> list[Path]:

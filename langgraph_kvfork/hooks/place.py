@@ -22,6 +22,9 @@ from langgraph_kvfork.engine.events import PrefillProgress
 
 Listener: TypeAlias = Callable[[str], None]
 
+FAN_OUT, BRANCH = _OURS = ("kvfork_fan_out", "kvfork_branch")
+"""What a fan-out and a branch of it are called in LangGraph's namespaces."""
+
 _listener: ContextVar[Listener | None] = ContextVar("kvfork_token_listener", default=None)
 
 
@@ -50,8 +53,20 @@ def node_path(metadata: Mapping[str, Any]) -> str:
         metadata: The call's, where LangGraph's namespace is `outer:<uuid>|inner:<uuid>`.
     """
     namespace = str(metadata.get("langgraph_checkpoint_ns", ""))
-    path = "/".join(part.split(":")[0] for part in namespace.split("|"))
+    names = (part.split(":")[0] for part in namespace.split("|"))
+    path = "/".join(name for name in names if name not in _OURS)
     return path or str(metadata.get("langgraph_node", ""))
+
+
+def branch_path(metadata: Mapping[str, Any], name: str) -> str:
+    """Return a branch's name, after those of the branches around its fan-out: "outer/inner".
+
+    Args:
+        metadata: The fan-out's.
+        name: The branch.
+    """
+    outer = metadata.get("kvfork_branch")
+    return f"{outer}/{name}" if outer else name
 
 
 def heartbeat() -> Callable[[], None]:
@@ -81,6 +96,47 @@ def progress_with_heartbeat(
             on_progress(progress)
 
     return report
+
+
+def stream_item(metadata: Mapping[str, Any], **content: Any) -> dict[str, Any]:
+    """Return what we write to a graph's `custom` stream: who writes it, and what.
+
+    Args:
+        metadata: The call's.
+        **content: `token` or `prefill`.
+    """
+    return {"node": node_path(metadata), "branch": metadata.get("kvfork_branch", ""), **content}
+
+
+def token_writer(*, begin: bool) -> Callable[[Any], None] | None:
+    """Return what writes branches' texts to the graph's `custom` stream.
+
+    Args:
+        begin: Write them in any case; otherwise, if that of a branch around them is written.
+
+    Returns:
+        None outside of a graph, and if nobody wants to have them.
+    """
+    return stream_writer() if begin or _listener.get() is not None else None
+
+
+def token_listener_of(
+    metadata: Mapping[str, Any], write: Callable[[Any], None] | None
+) -> Listener | None:
+    """Return what takes a branch's text and writes it to a stream.
+
+    Args:
+        metadata: The branch's.
+        write: What writes; None: nobody does.
+    """
+    if write is None:
+        return None
+
+    def tell(text: str) -> None:
+        if text:
+            write(stream_item(metadata, token=text))
+
+    return tell
 
 
 def token_listener() -> Listener:

@@ -30,6 +30,7 @@ class Run:
         self.heard = time.monotonic()
         self.parts: set[UUID] = set()
         self.is_interrupted = False
+        self.kept: dict[str, Any] = {}
         self._id = secrets.randbits(63) + 1
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
         self._is_over = False
@@ -177,6 +178,16 @@ def run_of_config(engine: Engine, config: RunnableConfig) -> int:
         return 0
     run = _runs.get(callbacks.parent_run_id)
     return 0 if run is None else run.id_in(engine)
+
+
+def kept_by_run(part: UUID) -> dict[str, Any] | None:
+    """Return what nodes of a run keep until it is over, by their tasks; None if it is not known.
+
+    Args:
+        part: The run, or a part of it.
+    """
+    run = _runs.get(part)
+    return None if run is None else run.kept
 
 
 def _is_interrupt(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ class ReportedCall:
 
     Attributes:
         node: The graph's node, after those of the graphs around it ("outer/inner"); "" outside.
-        branch: The branch's name, if a `ForkNode` called.
+        branch: The branch's name, if a `ForkNode` called; after those of the branches around it.
         kind: "answer" or "prefill".
         model: The model's name.
         id: The engine's name for it.

@@ -5,12 +5,26 @@ import operator
 import sqlite3
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.caches import InMemoryCache as InMemoryModelCache
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    AnyMessage,
+    HumanMessage,
+    SystemMessage,
+)
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.runnables import (
+    ConfigurableField,
+    RunnableBranch,
+    RunnableLambda,
+    RunnableParallel,
+)
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -20,6 +34,7 @@ from typing_extensions import TypedDict
 
 from langgraph_kvfork import (
     ChatKVFork,
+    EqualAnswersWarning,
     ForkBranch,
     ForkNode,
     InvalidRequestError,
@@ -147,24 +162,134 @@ async def test_n_answers_to_one_prompt(asynchronous):
     assert texts(result["branches"]) == ["doc"] * 3
 
 
+class Drawing(ChatKVFork):
+    """A chat model that answers with the seed that it would give to the engine."""
+
+    model_path: str | None = "/nonexistent.gguf"
+
+    def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        yield ChatGenerationChunk(message=AIMessageChunk(self.drawn(stop, kwargs)))
+
+    async def _astream(self, messages, stop=None, run_manager=None, **kwargs):
+        yield ChatGenerationChunk(message=AIMessageChunk(self.drawn(stop, kwargs)))
+
+    def drawn(self, stop, kwargs):
+        seed = self._call(stop, kwargs).request.seed
+        return "random" if seed in (None, -1) else str(seed)
+
+
+class Failing(Drawing):
+    """A chat model that answers nothing."""
+
+    def drawn(self, stop, kwargs):
+        raise ValueError("out of order")
+
+
+class Other(TypedDict):
+    messages: list[Any]
+
+
+def agent_of(llm):
+    graph = StateGraph(Other)
+    graph.add_node("model", lambda state: {"messages": [llm.invoke(state["messages"])]})
+    graph.add_edge(START, "model")
+    answer = RunnableLambda(lambda state: state["messages"][-1])
+    return RunnableLambda(lambda messages: {"messages": messages}) | graph.compile() | answer
+
+
+DRAWING = Drawing(seed=5)
+JUDGE = RunnableLambda(lambda message: AIMessage(message.content))
+WRAPPED = {
+    "itself": DRAWING,
+    "bind": Drawing().bind(seed=5),
+    "with_config": DRAWING.with_config(tags=["x"]),
+    "with_retry": DRAWING.with_retry(),
+    "with_fallbacks": DRAWING.with_fallbacks([Drawing(seed=9)]),
+    "fallback": Failing().with_fallbacks([DRAWING]),
+    "with_listeners": DRAWING.with_listeners(on_start=lambda run: None),
+    "with_types": DRAWING.with_types(output_type=AIMessage),
+    "configurable_fields": Drawing()
+    .configurable_fields(seed=ConfigurableField("s"))
+    .with_config(configurable={"s": 5}),
+    "configurable_alternatives": DRAWING.configurable_alternatives(
+        ConfigurableField("which"), other=Drawing(seed=9)
+    ),
+    "behind a function": RunnableLambda(lambda messages: messages) | DRAWING,
+    "within a function": RunnableLambda(lambda messages: DRAWING.invoke(messages)),
+    "before a function": DRAWING | JUDGE,
+    "returned by a function": RunnableLambda(lambda messages: DRAWING),
+    "in parallel": RunnableParallel(a=DRAWING, b=DRAWING) | (lambda both: both["a"]),
+    "in a branch": RunnableBranch((lambda messages: True, DRAWING), DRAWING),
+    "in a map": RunnableLambda(lambda messages: [messages]) | DRAWING.map() | (lambda x: x[0]),
+    "include_raw": DRAWING.with_structured_output(
+        {"type": "object", "title": "t"}, include_raw=True
+    )
+    | (lambda answer: answer["raw"]),
+    "in a graph": agent_of(DRAWING),
+    "nested": (RunnableLambda(lambda m: m) | DRAWING.bind(top_k=2).with_retry()).with_fallbacks([]),
+}
+
+
+@both
+@pytest.mark.parametrize("llm", WRAPPED.values(), ids=WRAPPED)
+async def test_samples_of_a_seeded_model_differ_in_their_seeds(llm, asynchronous):
+    result = await run(ForkNode(llm, n=3), DOC, asynchronous=asynchronous)
+    assert texts(result["branches"]) == ["5", "6", "7"]
+
+
+@both
 @pytest.mark.parametrize(
     ("llm", "seeds"),
     [
-        (LLM, [None] * 3),
-        (LLM.model_copy(update={"seed": 5}), [5, 6, 7]),
-        (LLM.bind(seed=2**32 - 3), [2**32 - 3, 2**32 - 2, 0]),
-        (LLM.with_structured_output({"type": "object"}, seed=1), [1, 2, 3]),
-        (LLM.bind(seed=-1), [None] * 3),
+        (Drawing(), ["random"] * 3),
+        (Drawing(seed=-1), ["random"] * 3),
+        (DRAWING.bind(seed=-1), ["random"] * 3),
+        (DRAWING.bind(seed=2**32 - 3), ["4294967293", "4294967294", "0"]),
     ],
 )
-def test_samples_of_a_seeded_model_differ_in_their_seeds(llm, seeds):
-    plans, _ = ForkNode(llm, n=3)._plan(DOC, {})
-    assert [plan.arguments.get("seed") for plan in plans] == seeds
+async def test_seeds_are_counted_up_and_random_ones_stay_random(llm, seeds, asynchronous):
+    result = await run(ForkNode(llm, n=3), DOC, asynchronous=asynchronous)
+    assert texts(result["branches"]) == seeds
 
 
 def test_a_calls_seed_is_the_first_samples():
-    plans, _ = ForkNode(LLM, n=2)._plan(DOC, {"seed": 3})
-    assert [plan.arguments["seed"] for plan in plans] == [3, 4]
+    answers = ForkNode(Drawing(), n=2).invoke(DOC, seed=3)["branches"]
+    assert texts(answers) == ["3", "4"]
+
+
+def test_named_branches_keep_their_seed():
+    node = ForkNode(DRAWING, {"a": "x", "b": ForkBranch("x", DRAWING.bind(seed=1))})
+    assert texts(node.invoke(DOC)["branches"]) == {"a": "5", "b": "1"}
+
+
+def test_samples_within_samples_differ_in_their_seeds():
+    inner = ForkNode(DRAWING, n=3)
+    llm = RunnableLambda(lambda messages: texts(inner.invoke({"messages": messages})["branches"]))
+    answers = ForkNode(llm, n=2).invoke(DOC)["branches"]
+    assert answers == [["5", "6", "7"], ["8", "9", "10"]]
+
+
+def test_the_response_cache_keeps_samples_apart():
+    llm = Drawing(seed=5, cache=InMemoryModelCache())
+    for _ in range(2):
+        assert texts(ForkNode(llm, n=2).invoke(DOC)["branches"]) == ["5", "6"]
+
+
+@both
+@pytest.mark.parametrize("greedy", [{"temperature": 0}, {"top_k": 1}])
+async def test_equal_samples_are_warned_of(greedy, asynchronous):
+    llm = DRAWING.bind(**greedy).with_retry()
+    (name,) = greedy
+    with pytest.warns(EqualAnswersWarning, match=f"All 3 answers .* equal, since {name}=") as told:
+        await run(ForkNode(llm, n=3), DOC, asynchronous=asynchronous)
+    assert len(told) == 1
+
+
+def test_branches_with_different_prompts_are_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ForkNode(DRAWING.bind(temperature=0), ["x", "y"]).invoke(DOC)
+        ForkNode(DRAWING.bind(temperature=0), n=1).invoke(DOC)
 
 
 #

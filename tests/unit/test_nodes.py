@@ -10,6 +10,8 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.tracers.base import BaseTracer
+from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from pydantic import BaseModel
@@ -276,3 +278,55 @@ def test_prefill_node_refuses_what_is_no_messages():
         PrefillNode(LLM).invoke({"messages": 3})
     with pytest.raises(InvalidRequestError, match="llm="):
         PrefillNode(QUESTION_PROMPT)
+
+
+async def test_a_fan_out_within_a_branch_keeps_the_outer_name():
+    seen = []
+
+    def note(messages, config):
+        seen.append((config["metadata"]["kvfork_branch"], config["metadata"]["langgraph_node"]))
+        return echo(messages)
+
+    inner = ForkNode(RunnableLambda(note), {"x": "1", "y": "2"})
+    llm = RunnableLambda(lambda messages: {"messages": messages}) | inner
+    graph = StateGraph(DictState)
+    graph.add_node("fork", ForkNode(llm, {"a": "1", "b": "2"}, output_key="answers"))
+    graph.add_edge(START, "fork")
+    state = {"messages": [HumanMessage("doc")]}
+    graph.compile().invoke(state)
+    await graph.compile().ainvoke(state)
+    assert sorted(seen) == sorted(2 * [(f"{a}/{x}", "fork") for a in "ab" for x in "xy"])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_a_trace_has_the_branches_and_nothing_of_what_runs_them(asynchronous):
+    class Runs(BaseTracer):
+        def _persist_run(self, run):
+            self.root = run
+
+    tracer = Runs()
+    node, state, config = ForkNode(ECHO, {"a": "1"}), {"messages": "doc"}, {"callbacks": [tracer]}
+    await node.ainvoke(state, config) if asynchronous else node.invoke(state, config)
+    (branch,) = tracer.root.child_runs
+    assert (branch.name, branch.tags) == ("branch:a", ["branch:a"])
+    assert branch.extra["metadata"]["kvfork_branch"] == "a"
+
+
+async def test_what_a_branch_writes_to_the_custom_stream_arrives():
+    def write(messages):
+        get_stream_writer()(messages[-1].content)
+        return echo(messages)
+
+    def judge(answer, writer):
+        writer("judged")
+        return True
+
+    for race in (False, judge):
+        node = ForkNode(RunnableLambda(write), {"a": "1"}, output_key="answers", race=race)
+        graph = StateGraph(DictState)
+        graph.add_node("fork", node)
+        graph.add_edge(START, "fork")
+        compiled, state = graph.compile(), {"messages": [SystemMessage("doc")]}
+        expected = ["1", "judged"] if race else ["1"]
+        assert list(compiled.stream(state, stream_mode="custom")) == expected
+        assert [x async for x in compiled.astream(state, stream_mode="custom")] == expected

@@ -4,7 +4,8 @@ import math
 from typing import Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
@@ -17,11 +18,21 @@ DOC = {"messages": [HumanMessage("doc")]}
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 
 
-def letter(messages, seed):
-    return AIMessage("abc"[seed % 3])
+class Letters(ChatKVFork):
+    """A chat model that answers a, b or c, by the seed that it would give to the engine."""
+
+    def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        yield self.letter(stop, kwargs)
+
+    async def _astream(self, messages, stop=None, run_manager=None, **kwargs):
+        yield self.letter(stop, kwargs)
+
+    def letter(self, stop, kwargs):
+        seed = self._call(stop, kwargs).request.seed
+        return ChatGenerationChunk(message=AIMessageChunk("abc"[seed % 3]))
 
 
-LETTERS = RunnableLambda(letter).bind(seed=0)
+LETTERS = Letters(seed=0)
 """Answers a, b and c to each prompt."""
 
 
@@ -59,11 +70,11 @@ async def test_a_score_may_be_async():
 async def test_every_round_expands_all_that_was_kept(asynchronous):
     asked = []
 
-    def answer(messages, seed):
+    def ask(messages):
         asked.append([message.text for message in messages])
-        return letter(messages, seed)
+        return messages
 
-    llm = RunnableLambda(answer).bind(seed=0)
+    llm = RunnableLambda(ask) | LETTERS
     node = TreeSearchNode(llm, late_letters, n=2, beam_width=2, depth=2, follow_up="And?")
     await run(node, asynchronous=asynchronous)
     assert asked[:2] == [["doc"]] * 2

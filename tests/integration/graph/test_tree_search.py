@@ -21,17 +21,13 @@ class Rounds(BaseCallbackHandler):
         self.engine = engine
         self.prompts = []
         self.prefilled = [engine.stats().prefill_tokens]
-        self.fan_outs = set()
 
     def on_chat_model_start(self, serialized, messages, **kwargs):
         self.prompts += messages
 
     def on_chain_start(self, serialized, inputs, *, run_id, **kwargs):
-        if isinstance(inputs, dict) and "shared" in inputs:
-            self.fan_outs.add(run_id)
-
-    def on_chain_end(self, outputs, *, run_id, **kwargs):
-        if run_id in self.fan_outs:
+        # a round's answers are there when the first of them is scored
+        if kwargs.get("name") == "branch:score 0":
             self.prefilled.append(self.engine.stats().prefill_tokens)
 
 

@@ -1,0 +1,32 @@
+"""What lets several answers to one prompt differ."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from langgraph_kvfork.engine.request import RANDOM_SEED, Request
+from langgraph_kvfork.errors import EqualAnswersWarning
+from langgraph_kvfork.hooks.sample import current_sample
+
+
+def of_sample(request: Request) -> Request:
+    """Return a request with the seed of the sample that this call gives.
+
+    That is `seed` for the first, `seed + 1` for the second, and so on. Without a seed, each call
+    draws a random one. If nothing is random, the first sample warns.
+    """
+    sample = current_sample()
+    if sample.count == 1:
+        return request
+    if sample.number == 0 and (request.temperature == 0 or request.top_k == 1):
+        name = "temperature=0" if request.temperature == 0 else "top_k=1"
+        warnings.warn(
+            f"All {sample.count} answers to one prompt will be equal, since {name} takes the most "
+            "likely token each time: give a temperature above 0, as llm.bind(temperature=0.8).",
+            EqualAnswersWarning,
+            stacklevel=2,
+        )
+    if request.seed is None or request.seed < 0:
+        return request
+    return replace(request, seed=(request.seed + sample.number) % RANDOM_SEED)
