@@ -50,7 +50,7 @@ class Prompts:
 
     def tokens(self, document: str, question: str) -> list[int]:
         prompt = self._engine.render(to_openai(messages(document, question)))
-        return self._engine.tokenize(prompt.text)
+        return self._engine.tokenize(prompt)
 
     def shared(self, document: str) -> int:
         """Count the tokens that all prompts about a document have in common."""

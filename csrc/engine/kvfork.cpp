@@ -5,10 +5,13 @@
 #include "text/answer.h"
 #include "text/chat_template.h"
 
+#include "llama-plain-text.h"
 #include "log.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <string>
@@ -236,6 +239,31 @@ char * kvf_chat_capabilities(const kvf_chat * chat) {
 
 void kvf_string_free(char * string) {
     delete[] string;
+}
+
+int64_t kvf_tokenize(const llama_model * model,
+                     const char *        text,
+                     size_t              n_text,
+                     const uint64_t *    plain,
+                     size_t              n_plain,
+                     llama_token *       tokens,
+                     size_t              n_max,
+                     bool                add_special,
+                     bool                parse_special) {
+    return guarded<int64_t>(-1, [&] {
+        require_model(model);
+        if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) {
+            throw kvf::Error(KVF_ERROR_INVALID, "model: has no vocabulary: give tokens instead of text");
+        }
+        if (n_text > INT32_MAX) {
+            throw kvf::Error(KVF_ERROR_INVALID, "text: has " + std::to_string(n_text) + " bytes: give at most " +
+                                                    std::to_string(INT32_MAX));
+        }
+        const int32_t n = llama_tokenize_plain(
+            llama_model_get_vocab(model), text, static_cast<int32_t>(n_text), plain, n_plain, tokens,
+            static_cast<int32_t>(std::min<size_t>(n_max, INT32_MAX)), add_special, parse_special);
+        return std::abs(static_cast<int64_t>(n));
+    });
 }
 
 kvf_answer * kvf_answer_create(const char * format) {

@@ -236,14 +236,31 @@ KVF_API char * kvf_chat_capabilities(const kvf_chat * chat);
 // Renders messages through the template.
 // request: JSON with "messages" (OpenAI's form), and optionally "tools", "tool_choice" ("auto", "none" or "required"),
 // "parallel_tool_calls" (default: whether the template itself knows them), "json_schema", "add_generation_prompt" (default
-// true), "enable_thinking" (default true), "chat_template_kwargs", and "rules": {"constants": {...}, "text": GBNF}, rules
-// that replace constants of the schemas in the grammar, from their JSON text to a rule's name. With tools and a schema, the
-// answer is calls, or what the schema says.
-// Returns JSON with "prompt" (text; tokenize it with special tokens parsed and added), "grammar" (for people to read),
-// "stop" (a list), and "format": a string for kvf_request::format and kvf_answer_create; to be freed with
-// kvf_string_free; NULL on failure.
+// true), "enable_thinking" (default true), "chat_template_kwargs", "special_tokens_in_text" (default false: names of special
+// tokens in all of these are text like any other), and "rules": {"constants": {...}, "text": GBNF}, rules that replace
+// constants of the schemas in the grammar, from their JSON text to a rule's name. With tools and a schema, the answer is
+// calls, or what the schema says.
+// Returns JSON, to be freed with kvf_string_free; NULL on failure:
+//   "prompt"       text
+//   "plain"        offsets for kvf_tokenize, which has to add and to parse special tokens
+//   "grammar"      for people to read
+//   "stop"         strings that end the answer
+//   "format"       a string for kvf_request::format and kvf_answer_create
 KVF_API char * kvf_chat_render(const kvf_chat * chat, const char * request);
 KVF_API void   kvf_string_free(char * string);
+
+// Turns text into tokens, as llama_tokenize does. plain: offsets into the text, in order, of bytes that are part of no
+// special token; a prompt without its list lets messages write control tokens.
+// Returns how many tokens there are, which may be more than the n_max that are written; -1 on failure.
+KVF_API int64_t kvf_tokenize(const struct llama_model * model,
+                             const char *               text,
+                             size_t                     n_text,
+                             const uint64_t *           plain,
+                             size_t                     n_plain,
+                             llama_token *              tokens,
+                             size_t                     n_max,
+                             bool                       add_special,
+                             bool                       parse_special);
 
 // Reads one answer while it is generated. format: of the kvf_chat_render that its prompt is from. One thread at a time.
 // Returns NULL on failure.

@@ -9,6 +9,7 @@
 #include "json-schema-to-grammar.h"
 #include "json.h"
 
+#include <algorithm>
 #include <cctype>
 #include <cstring>
 
@@ -177,6 +178,37 @@ common_chat_params apply_both(const common_chat_templates * templates, const com
     return params;
 }
 
+common_chat_params apply(const common_chat_templates * templates, const common_chat_templates_inputs & inputs) {
+    const bool has_tools  = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
+    const bool has_schema = !inputs.json_schema.empty();
+    return has_schema && has_tools ? apply_both(templates, inputs)
+           : has_schema            ? apply_schema(templates, inputs)
+                                   : apply_tools(templates, inputs);
+}
+
+// An answer in the history may begin with its thought, in the template's marks, which are not to be found in text: it is put
+// where the template looks for thoughts. Returns whether there was one.
+bool take_thoughts(common_chat_templates_inputs & inputs, const common_chat_params & params) {
+    bool found = false;
+    if (params.thinking_start_tag.empty() || params.thinking_end_tags.empty()) {
+        return found;
+    }
+    const std::string & start_mark = params.thinking_start_tag;
+    const std::string   end_mark =
+        string_strip(params.thinking_end_tags.front()); // others end a thought without ending it
+    for (common_chat_msg & message : inputs.messages) {
+        const std::string content = string_strip(message.content);
+        const size_t      end     = content.find(end_mark, start_mark.size());
+        if (message.role == "assistant" && message.reasoning_content.empty() && end != std::string::npos &&
+            content.compare(0, start_mark.size(), start_mark) == 0) {
+            message.reasoning_content = string_strip(content.substr(start_mark.size(), end - start_mark.size()));
+            message.content           = string_strip(content.substr(end + end_mark.size()));
+            found                     = true;
+        }
+    }
+    return found;
+}
+
 // what the template, or else Jinja, says; llama-common reports at length where
 std::string reason(const std::string & report) {
     for (const char * before : { "Jinja Exception: ", "\nError: " }) {
@@ -210,6 +242,12 @@ ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
             const std::string role = caps.at("supports_system_role") ? "system" : "user";
             with_tools_ = common_chat_templates_init(model, "{%- set tools_role = '" + role + "' %}" + tool_prelude +
                                                                 common_chat_templates_source(templates_.get()));
+        }
+        const llama_vocab * vocab = llama_model_get_vocab(model);
+        if (llama_vocab_type(vocab) != LLAMA_VOCAB_TYPE_NONE) {
+            plain_text_.emplace(vocab, common_chat_templates_source(templates_.get()) +
+                                           common_chat_templates_source(templates_.get(), "tool_use") +
+                                           (with_tools_ ? tool_prelude : ""));
         }
     } catch (const std::exception & e) {
         throw Error(KVF_ERROR_INVALID, std::string("chat_template: does not parse: ") + e.what());
@@ -249,15 +287,21 @@ std::string ChatTemplate::render(const std::string & request) const {
         inputs.parallel_tool_calls = json.value("parallel_tool_calls", several);
 
         // who has to call a tool does not answer yet
-        const bool has_tools  = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
-        const bool must_call  = has_tools && inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED;
-        const bool has_schema = !inputs.json_schema.empty() && !must_call;
-        if (!has_schema) {
+        if (!inputs.tools.empty() && inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED) {
             inputs.json_schema.clear();
         }
-        common_chat_params params = has_schema && has_tools ? apply_both(templates, inputs)
-                                    : has_schema            ? apply_schema(templates, inputs)
-                                                            : apply_tools(templates, inputs);
+        common_chat_params    params = apply(templates, inputs);
+        std::vector<uint64_t> plain;
+        if (plain_text_ && !json.value("special_tokens_in_text", false)) {
+            // the marks are for the prompt only: names and schemas are in the grammar, too
+            const std::string            mark         = plain_text_->free_mark(request);
+            common_chat_templates_inputs marked       = inputs;
+            const bool                   has_thoughts = take_thoughts(marked, params);
+            if (plain_text_->mark(marked, mark) || has_thoughts) {
+                params.prompt = apply(templates, marked).prompt;
+                plain         = plain_text_->unmark(params.prompt, mark);
+            }
+        }
         hold_json_values(params);
         if (json.contains("rules") && !params.grammar.empty()) {
             put_rules(json.at("rules"), params);
@@ -269,6 +313,10 @@ std::string ChatTemplate::render(const std::string & request) const {
         result["grammar"]  = params.grammar;
         result["stop"]     = params.additional_stops;
         result["format"]   = format.to_json();
+        result["plain"]    = common_json::array();
+        for (const uint64_t offset : plain) {
+            result["plain"].push_back(offset);
+        }
         return result.dump();
     } catch (const Error &) {
         throw;

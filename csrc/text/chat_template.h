@@ -1,7 +1,10 @@
 #pragma once
 
+#include "text/plain_text.h"
+
 #include "chat.h"
 
+#include <optional>
 #include <string>
 
 namespace kvf {
@@ -23,6 +26,7 @@ class ChatTemplate {
 
     common_chat_templates_ptr templates_;
     common_chat_templates_ptr with_tools_; // if the template itself knows no tools: with the prelude in front
+    std::optional<PlainText>  plain_text_; // if there is a vocabulary
 };
 
 } // namespace kvf

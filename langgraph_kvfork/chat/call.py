@@ -33,6 +33,7 @@ class Call:
         checked_later: Whether the caller checks that, so that it gets any answer.
         reasoning: Whether a model that can think does.
         template_variables: What the chat template is given by name.
+        special_tokens_in_text: Whether names of special tokens in messages are these tokens.
 
     Raises:
         InvalidRequestError: It asks for things that exclude each other.
@@ -45,6 +46,7 @@ class Call:
     checked_later: bool
     reasoning: bool
     template_variables: dict[str, Any]
+    special_tokens_in_text: bool
 
     def __post_init__(self) -> None:
         # in a call, not when they are bound: LangChain's own tests bind one tool in several forms
@@ -71,7 +73,10 @@ class Call:
         return {**options, **self.tools.prompt_options()}
 
     def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"enable_thinking": self.reasoning}
+        options: dict[str, Any] = {
+            "enable_thinking": self.reasoning,
+            "special_tokens_in_text": self.special_tokens_in_text,
+        }
         if self.template_variables:
             options["chat_template_kwargs"] = self.template_variables
         return options

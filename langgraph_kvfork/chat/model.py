@@ -67,6 +67,7 @@ _MODEL_FIELDS = (
     "chat_template_kwargs",
     "timeout",
     "reasoning",
+    "special_tokens_in_text",
 )
 _CALL_FIELDS = (
     *_MODEL_FIELDS,
@@ -122,6 +123,11 @@ class ChatKVFork(LocalChatModel):
     # what the chat template is told
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Variables for the chat template, as JSON has them; a call's come on top."""
+    special_tokens_in_text: bool = False
+    """Take names of special tokens in messages, tools and `chat_template_kwargs` for these tokens,
+    as the template's own are. False: they are text like any other, whoever wrote it, so no message
+    can end its turn or begin another one. True is for those who write a template's tokens by hand,
+    and for nobody who lets others write into a prompt."""
 
     # what to generate
     temperature: float = 0.8
@@ -408,7 +414,7 @@ class ChatKVFork(LocalChatModel):
         call = self._call(None, kwargs)
         with self._engine_in_use() as engine:
             return engine.prefill(
-                call.render(engine, self._messages(messages), prefix=True).text,
+                call.render(engine, self._messages(messages), prefix=True),
                 on_progress=progress_with_heartbeat(on_progress),
                 timeout=call.timeout,
                 run=run_of_config(engine, config),
@@ -427,7 +433,7 @@ class ChatKVFork(LocalChatModel):
         converted = self._messages(messages)
         async with self._aengine_in_use() as engine:
             tokens = await call_beside_loop(
-                lambda: engine.tokenize(call.render(engine, converted, prefix=True).text)
+                lambda: engine.tokenize(call.render(engine, converted, prefix=True))
             )
             return await engine.aprefill(
                 tokens,
@@ -553,7 +559,7 @@ class ChatKVFork(LocalChatModel):
             shared=request.share_prefix,
             check=call.answer_check(),
         )
-        return rendered.text, engine.tokenize(rendered.text), request, answer
+        return rendered.text, engine.tokenize(rendered), request, answer
 
     @property
     def _llm_type(self) -> str:
@@ -604,6 +610,8 @@ class ChatKVFork(LocalChatModel):
         options["stop"] = list(dict.fromkeys([*self.stop, *more]))
         reasoning = options.get("reasoning", self.reasoning)
         require(isinstance(reasoning, bool), "reasoning", reasoning, "give True or False")
+        by_hand = options.get("special_tokens_in_text", self.special_tokens_in_text)
+        require(isinstance(by_hand, bool), "special_tokens_in_text", by_hand, "give True or False")
         return Call(
             request=self._request(options),
             timeout=self._timeout(options),
@@ -617,6 +625,7 @@ class ChatKVFork(LocalChatModel):
             checked_later=is_checked_later(options.get("response_format")),
             reasoning=reasoning,
             template_variables=self._template_variables(options),
+            special_tokens_in_text=by_hand,
         )
 
     def _template_variables(self, options: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def count_tokens(engine: Engine, messages: Sequence[BaseMessage], **options: Any
 def _rendered(
     engine: Engine, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
 ) -> int:
-    return len(engine.tokenize(engine.render(messages, **options).text))
+    return len(engine.tokenize(engine.render(messages, **options)))
 
 
 def _frames(engine: Engine) -> tuple[int, int]:

@@ -16,20 +16,24 @@ from langgraph_kvfork.native.abi import Native, last_error
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """Messages after the chat template.
+    """Messages after the chat template: a prompt for `Engine.generate`.
 
     Attributes:
-        text: The prompt; tokenize it with special tokens added and parsed (`Engine.tokenize` does).
+        text: The prompt, to read. `Engine.tokenize` turns the whole `RenderedPrompt` into tokens:
+            its text alone does not tell what the template wrote and what the messages did.
         answer_format: What the answer has to look like and how to read it, for `Request` and
             `Engine.answer_reader`. Opaque: made by the native library, and for it.
         grammar: GBNF in `answer_format`, for people to read; None: none.
         stop: Strings that end the answer.
+        plain: Offsets into the text's UTF-8, in order, of bytes that are part of no special token,
+            since a message wrote what looks like one there.
     """
 
     text: str
     answer_format: str
     grammar: str | None = None
     stop: tuple[str, ...] = ()
+    plain: tuple[int, ...] = ()
 
 
 class ChatTemplate:
@@ -107,7 +111,33 @@ class ChatTemplate:
             answer_format=rendered["format"],
             grammar=rendered["grammar"] or None,
             stop=tuple(rendered["stop"]),
+            plain=tuple(rendered["plain"]),
         )
+
+
+def tokenize(
+    native: Native,
+    model: int,
+    prompt: str | RenderedPrompt,
+    *,
+    add_special: bool,
+    parse_special: bool,
+) -> list[int]:
+    """Turn text into tokens; see `Engine.tokenize`."""
+    text, plain = (prompt, ()) if isinstance(prompt, str) else (prompt.text, prompt.plain)
+    data = text.encode(errors="replace")
+    offsets = (ctypes.c_uint64 * len(plain))(*plain)
+    size = len(data) // 2 + 8
+    while True:
+        tokens = (ctypes.c_int32 * size)()
+        count = native.kvf.kvf_tokenize(
+            model, data, len(data), offsets, len(plain), tokens, size, add_special, parse_special
+        )
+        if count < 0:
+            raise last_error(native)
+        if count <= size:
+            return list(tokens[:count])
+        size = count
 
 
 class AnswerReader:

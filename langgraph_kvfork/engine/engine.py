@@ -17,7 +17,12 @@ from typing_extensions import Self
 
 from langgraph_kvfork.checks import check_integer, require
 from langgraph_kvfork.engine.branch import AsyncBranch, Branch
-from langgraph_kvfork.engine.chat_template import AnswerReader, ChatTemplate, RenderedPrompt
+from langgraph_kvfork.engine.chat_template import (
+    AnswerReader,
+    ChatTemplate,
+    RenderedPrompt,
+    tokenize,
+)
 from langgraph_kvfork.engine.dispatcher import Dispatcher
 from langgraph_kvfork.engine.ending import (
     begin_ending,
@@ -230,7 +235,7 @@ class Engine:
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | RenderedPrompt | Sequence[int],
         request: Request | None = None,
         *,
         timeout: float | None = None,
@@ -239,7 +244,8 @@ class Engine:
         """Start a branch.
 
         Args:
-            prompt: Text, which is tokenized with special tokens added and parsed; or tokens.
+            prompt: What `render` returned; or text, which is tokenized with special tokens added
+                and parsed wherever they are in it; or tokens.
             request: How to go on after it; by default, `Request()`.
             timeout: Seconds after which the branch is cancelled; None: never.
             run: Any number: what is left of the branch goes after what is left of others, until
@@ -257,7 +263,7 @@ class Engine:
 
     def agenerate(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | RenderedPrompt | Sequence[int],
         request: Request | None = None,
         *,
         timeout: float | None = None,
@@ -272,7 +278,7 @@ class Engine:
 
     def prefill(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | RenderedPrompt | Sequence[int],
         *,
         on_progress: Callable[[PrefillProgress], None] | None = None,
         timeout: float | None = None,
@@ -281,7 +287,7 @@ class Engine:
         """Compute a prompt's KV state and keep it, so that later prompts that begin alike fork it.
 
         Args:
-            prompt: Text or tokens, as for `generate`.
+            prompt: As for `generate`.
             on_progress: Called after each chunk, and now and then while others are computed; in the
                 calling thread.
             timeout: Seconds after which to give up; None: never.
@@ -303,7 +309,7 @@ class Engine:
 
     async def aprefill(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | RenderedPrompt | Sequence[int],
         *,
         on_progress: Callable[[PrefillProgress], None] | None = None,
         timeout: float | None = None,
@@ -346,7 +352,8 @@ class Engine:
             messages: In OpenAI's form.
             add_generation_prompt: End with what makes the model answer.
             **options: More of what `kvf_chat_render` takes: `tools`, `tool_choice`, `json_schema`,
-                `enable_thinking`, `chat_template_kwargs`, `parallel_tool_calls`.
+                `enable_thinking`, `chat_template_kwargs`, `parallel_tool_calls`,
+                `special_tokens_in_text`.
 
         Raises:
             InvalidRequestError: The template cannot render them.
@@ -362,31 +369,34 @@ class Engine:
         return AnswerReader(self._native, rendered.answer_format)
 
     def tokenize(
-        self, text: str, *, add_special: bool = True, parse_special: bool = True
+        self,
+        text: str | RenderedPrompt,
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
     ) -> list[int]:
         """Turn text into tokens.
 
         Args:
-            text: Any text.
+            text: Any text, or what `render` made of messages, which knows what the template wrote
+                and what the messages did.
             add_special: Add what the model puts at the beginning and end of a prompt.
-            parse_special: Take the names of special tokens for these tokens, not for text.
+            parse_special: Take the names of special tokens for these tokens, not for text, unless
+                they are from a message.
 
         Raises:
             EngineClosedError: The engine is closed.
         """
-        require(isinstance(text, str), "text", text, "give a string")
-        data = text.encode(errors="replace")
-        llama = self._native.llama
-        size = len(data) // 2 + 8
+        known = isinstance(text, (str, RenderedPrompt))
+        require(known, "text", text, "give a string, or what render() returned")
         with self._use():
-            while True:
-                tokens = (llama.llama_token * size)()
-                count = llama.llama_tokenize(
-                    self._vocab, data, len(data), tokens, size, add_special, parse_special
-                )
-                if count >= 0:
-                    return list(tokens[:count])
-                size = -count
+            return tokenize(
+                self._native,
+                self._model,
+                text,
+                add_special=add_special,
+                parse_special=parse_special,
+            )
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> str:
         """Turn tokens into text; bytes that are no characters become U+FFFD.
@@ -538,10 +548,15 @@ class Engine:
     #
 
     def _submit(
-        self, branch: _AnyBranch, prompt: str | Sequence[int], request: Request, run: int
+        self,
+        branch: _AnyBranch,
+        prompt: str | RenderedPrompt | Sequence[int],
+        request: Request,
+        run: int,
     ) -> _AnyBranch:
         _check_run(run)
-        tokens = self.tokenize(prompt) if isinstance(prompt, str) else prompt
+        as_text = isinstance(prompt, (str, RenderedPrompt))
+        tokens = self.tokenize(prompt) if as_text else prompt
         native = native_request(self._native, tokens, request, run)
 
         kvf = self._native.kvf

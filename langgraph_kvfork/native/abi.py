@@ -276,6 +276,20 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
         "kvf_chat_render": (ctypes.c_void_p, [chat, ctypes.c_char_p]),
         "kvf_chat_capabilities": (ctypes.c_void_p, [chat]),
         "kvf_string_free": (None, [ctypes.c_void_p]),
+        "kvf_tokenize": (
+            ctypes.c_int64,
+            [
+                ctypes.c_void_p,
+                ctypes.c_char_p,
+                ctypes.c_size_t,
+                ctypes.POINTER(ctypes.c_uint64),
+                ctypes.c_size_t,
+                ctypes.POINTER(ctypes.c_int32),
+                ctypes.c_size_t,
+                ctypes.c_bool,
+                ctypes.c_bool,
+            ],
+        ),
         "kvf_answer_create": (answer, [ctypes.c_char_p]),
         "kvf_answer_free": (None, [answer]),
         "kvf_answer_push": (

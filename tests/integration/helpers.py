@@ -33,7 +33,7 @@ async def await_until(condition, seconds: float = 30.0) -> None:
 
 
 def prompt_tokens(engine: Engine, messages: Sequence[BaseMessage]) -> list[int]:
-    return engine.tokenize(engine.render(to_openai(messages)).text)
+    return engine.tokenize(engine.render(to_openai(messages)))
 
 
 class Recorder(BaseCallbackHandler):

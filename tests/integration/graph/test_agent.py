@@ -147,4 +147,4 @@ def test_parallel_calls_fan_out_and_share_their_prefix(llm, engine, excerpt):
 
 
 def _tokens(llm, engine, messages):
-    return engine.tokenize(llm._call(None, {}).render(engine, messages).text)
+    return engine.tokenize(llm._call(None, {}).render(engine, messages))
