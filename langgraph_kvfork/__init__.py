@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         ModelLoadError,
         NativeLibraryError,
         ProcessForkedError,
+        PromptWarning,
         SchemaWarning,
     )
     from langgraph_kvfork.graph.branches import ForkBranch
@@ -87,6 +88,7 @@ __all__ = [
     "PrefillNode",
     "PrefillProgress",
     "ProcessForkedError",
+    "PromptWarning",
     "RenderedPrompt",
     "ReportedCall",
     "Request",

@@ -86,6 +86,13 @@ class EqualAnswersWarning(UserWarning):
     """Several answers to one prompt are asked for, but nothing lets them differ."""
 
 
+class PromptWarning(UserWarning):
+    """A prompt lacks something that does no harm.
+
+    It lacks a person's name, or words beside a tool call, that the chat template leaves out.
+    """
+
+
 class SchemaWarning(UserWarning):
     """A schema says something that does not hold while an answer is generated.
 

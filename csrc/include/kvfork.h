@@ -246,6 +246,8 @@ KVF_API char * kvf_chat_capabilities(const kvf_chat * chat);
 //   "grammar"      for people to read
 //   "stop"         strings that end the answer
 //   "format"       a string for kvf_request::format and kvf_answer_create
+//   "left_out"     what is not in the prompt: objects with "index" (of the message or the tool) and "part" ("content",
+//                  "reasoning_content", "name", "tool_calls" or "tool")
 KVF_API char * kvf_chat_render(const kvf_chat * chat, const char * request);
 KVF_API void   kvf_string_free(char * string);
 

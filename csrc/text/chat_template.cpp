@@ -186,6 +186,22 @@ common_chat_params apply(const common_chat_templates * templates, const common_c
                                    : apply_tools(templates, inputs);
 }
 
+// Some templates write only one part of an answer. The others give way to what it did: words beside a call to the call,
+// thoughts to words. Returns what was given up.
+std::vector<LeftOut> give_way(common_chat_templates_inputs & inputs, const std::vector<LeftOut> & lost) {
+    std::vector<LeftOut> given_up;
+    for (const LeftOut & text : lost) {
+        if (text.part == "tool_calls" && !inputs.messages[text.index].content.empty()) {
+            inputs.messages[text.index].content.clear();
+            given_up.push_back({ text.index, "content" });
+        } else if (text.part == "content" && !inputs.messages[text.index].reasoning_content.empty()) {
+            inputs.messages[text.index].reasoning_content.clear();
+            given_up.push_back({ text.index, "reasoning_content" });
+        }
+    }
+    return given_up;
+}
+
 // An answer in the history may begin with its thought, in the template's marks, which are not to be found in text: it is put
 // where the template looks for thoughts. Returns whether there was one.
 bool take_thoughts(common_chat_templates_inputs & inputs, const common_chat_params & params) {
@@ -238,7 +254,8 @@ ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
         }
         templates_      = common_chat_templates_init(model, source ? source : "");
         const auto caps = common_chat_templates_get_caps(templates_.get());
-        if (!caps.at("supports_tool_calls")) {
+        // one that knows calls, but does not say which tools there are, is no help either
+        if (!caps.at("supports_tool_calls") || !caps.at("supports_tools")) {
             const std::string role = caps.at("supports_system_role") ? "system" : "user";
             with_tools_ = common_chat_templates_init(model, "{%- set tools_role = '" + role + "' %}" + tool_prelude +
                                                                 common_chat_templates_source(templates_.get()));
@@ -268,6 +285,24 @@ const common_chat_templates * ChatTemplate::for_request(const common_chat_templa
     return templates_.get();
 }
 
+std::vector<LeftOut> ChatTemplate::left_out(const common_chat_templates *        templates,
+                                            const common_chat_templates_inputs & inputs) const {
+    const LeftOutTexts texts(inputs);
+    {
+        const std::lock_guard lock(left_out_mutex_);
+        const auto            known = left_out_.find(texts.shape());
+        if (known != left_out_.end()) {
+            return known->second;
+        }
+    }
+    const std::vector<LeftOut> found = texts.find(templates);
+    const std::lock_guard      lock(left_out_mutex_);
+    if (left_out_.size() >= 1000) {
+        left_out_.clear();
+    }
+    return left_out_[texts.shape()] = found;
+}
+
 std::string ChatTemplate::capabilities() const {
     common_json result = common_json::object();
     for (const auto & [name, supported] : common_chat_templates_get_caps(templates_.get())) {
@@ -289,6 +324,11 @@ std::string ChatTemplate::render(const std::string & request) const {
         // who has to call a tool does not answer yet
         if (!inputs.tools.empty() && inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED) {
             inputs.json_schema.clear();
+        }
+        std::vector<LeftOut> lost = left_out(templates, inputs);
+        if (const std::vector<LeftOut> given_up = give_way(inputs, lost); !given_up.empty()) {
+            lost = left_out(templates, inputs);
+            lost.insert(lost.end(), given_up.begin(), given_up.end());
         }
         common_chat_params    params = apply(templates, inputs);
         std::vector<uint64_t> plain;
@@ -316,6 +356,13 @@ std::string ChatTemplate::render(const std::string & request) const {
         result["plain"]    = common_json::array();
         for (const uint64_t offset : plain) {
             result["plain"].push_back(offset);
+        }
+        result["left_out"] = common_json::array();
+        for (const LeftOut & text : lost) {
+            common_json entry = common_json::object();
+            entry["index"]    = text.index;
+            entry["part"]     = text.part;
+            result["left_out"].push_back(entry);
         }
         return result.dump();
     } catch (const Error &) {

@@ -1,11 +1,15 @@
 #pragma once
 
+#include "text/left_out.h"
 #include "text/plain_text.h"
 
 #include "chat.h"
 
+#include <map>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace kvf {
 
@@ -24,9 +28,16 @@ class ChatTemplate {
   private:
     const common_chat_templates * for_request(const common_chat_templates_inputs & inputs) const;
 
+    std::vector<LeftOut> left_out(const common_chat_templates *        templates,
+                                  const common_chat_templates_inputs & inputs) const;
+
     common_chat_templates_ptr templates_;
-    common_chat_templates_ptr with_tools_; // if the template itself knows no tools: with the prelude in front
+    common_chat_templates_ptr with_tools_; // if the template itself tells of no tools: with the prelude in front
     std::optional<PlainText>  plain_text_; // if there is a vocabulary
+
+    // what was left out of earlier requests, by their shapes
+    mutable std::mutex                                  left_out_mutex_;
+    mutable std::map<std::string, std::vector<LeftOut>> left_out_;
 };
 
 } // namespace kvf

@@ -36,9 +36,9 @@ def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 def _convert(message: BaseMessage, where: str) -> dict[str, Any]:
     if isinstance(message, SystemMessage):
-        return {"role": "system", "content": text_of_content(message, where, "\n")}
+        return _named(message, {"role": "system", "content": text_of_content(message, where, "\n")})
     if isinstance(message, HumanMessage):
-        return {"role": "user", "content": text_of_content(message, where, "\n")}
+        return _named(message, {"role": "user", "content": text_of_content(message, where, "\n")})
     if isinstance(message, AIMessage):
         return _convert_answer(message, where)
     if isinstance(message, ToolMessage):
@@ -47,15 +47,18 @@ def _convert(message: BaseMessage, where: str) -> dict[str, Any]:
             "content": text_of_content(message, where, "\n"),
             "tool_call_id": message.tool_call_id,
         }
-        if message.name:
-            converted["name"] = message.name
-        return converted
+        return _named(message, converted)
     if isinstance(message, ChatMessage):
-        return {"role": message.role, "content": text_of_content(message, where, "\n")}
+        return _named(message, {"role": message.role, "content": text_of_content(message, where, "\n")})
     raise InvalidRequestError(
         f"{where} is a {type(message).__name__}, which no chat template knows: give a "
         "SystemMessage, HumanMessage, AIMessage, ToolMessage or ChatMessage."
     )
+
+
+# not for answers: graphs put a node's name there, and the model did not write it
+def _named(message: BaseMessage, converted: dict[str, Any]) -> dict[str, Any]:
+    return {**converted, "name": message.name} if message.name else converted
 
 
 def _convert_answer(message: AIMessage, where: str) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from langgraph_kvfork.engine.ending import native_work
-from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.errors import InvalidRequestError, PromptWarning
 from langgraph_kvfork.native.abi import Native, last_error
 
 
@@ -56,6 +58,9 @@ class ChatTemplate:
             raise last_error(native)
         self._handle = int(handle)
         _free_with(self, kvf.kvf_chat_free, self._handle)
+        # reentrant: a garbage collection inside may come back here
+        self._lock = threading.RLock()
+        self._told: set[str] = set()
 
     def capabilities(self) -> dict[str, bool]:
         """Return what the template knows, by llama-common's names."""
@@ -106,6 +111,9 @@ class ChatTemplate:
             ) from error
         kvf = self._native.kvf
         rendered = _take_json(self._native, kvf.kvf_chat_render(self._handle, text))
+        # a prefix is only a beginning: the whole prompt has what it lacks, or is refused
+        for left_out in rendered["left_out"] if add_generation_prompt else ():
+            self._check_left_out(left_out["index"], left_out["part"], messages)
         return RenderedPrompt(
             text=rendered["prompt"],
             answer_format=rendered["format"],
@@ -113,6 +121,43 @@ class ChatTemplate:
             stop=tuple(rendered["stop"]),
             plain=tuple(rendered["plain"]),
         )
+
+    def _check_left_out(self, index: int, part: str, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse what the template leaves out of the prompt, or warn of it once."""
+        if part == "tool":
+            raise InvalidRequestError(
+                f"tools[{index}] is not in the prompt: the chat template leaves tools out of a "
+                "conversation like this one. Give another chat_template, or none of the tools."
+            )
+        role = messages[index]["role"]
+        if part == "reasoning_content" or (part == "name" and role in ("assistant", "tool")):
+            return  # what templates mean to leave out, and what no template is told of
+        if part == "name":
+            self._warn_once(
+                f"messages[{index}].name is not in the prompt: the chat template knows no names "
+                f"for the role {role!r}. Say it in the message's text if the model is to know it."
+            )
+        elif part == "content" and messages[index].get("tool_calls"):
+            self._warn_once(
+                f"messages[{index}].content is not in the prompt: the chat template leaves out "
+                "what an answer says beside its tool calls."
+            )
+        else:
+            raise InvalidRequestError(
+                f"messages[{index}].{part} is not in the prompt: the chat template leaves out a "
+                f"message with the role {role!r} in this place. Give it a role that the template "
+                "knows, most know system (first), user, assistant and tool; or add its text to "
+                "another message; or give another chat_template."
+            )
+
+    def _warn_once(self, message: str) -> None:
+        with self._lock:
+            # one for all messages of a kind
+            kind = message.partition("]")[2] or message
+            is_new = kind not in self._told
+            self._told.add(kind)
+        if is_new:
+            warnings.warn(message, PromptWarning, stacklevel=2)
 
 
 def tokenize(

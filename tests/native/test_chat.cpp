@@ -172,6 +172,30 @@ static void test_text_without_a_model_is_refused() {
     CHECK(std::strstr(kvf_last_error(), "model: is NULL"));
 }
 
+static std::vector<std::string> parts_left_out(const common_json & rendered) {
+    std::vector<std::string> parts;
+    for (const common_json & text : rendered.at("left_out")) {
+        parts.push_back(std::to_string(text.at("index").get<int>()) + " " + text.at("part").get<std::string>());
+    }
+    return parts;
+}
+
+static void test_what_a_template_leaves_out_is_found(const Model & model) {
+    const ChatPtr chat(kvf_chat_create(model.model.get(),
+                                       "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}"
+                                       "{{ m.content | trim }} {% endif %}{% endfor %}"),
+                       kvf_chat_free);
+    CHECK(chat);
+    // the texts of those that are left out are in the prompt nevertheless: by chance
+    const common_json rendered = take(kvf_chat_render(chat.get(), R"({"messages": [
+        {"role": "narrator", "content": "a"}, {"role": "user", "name": "Ann", "content": " a\n"},
+        {"role": "narrator", "content": " "},
+        {"role": "assistant", "content": "ab", "reasoning_content": "a"}]})"));
+    CHECK((parts_left_out(rendered) == std::vector<std::string>{ "0 content", "1 name", "3 reasoning_content" }));
+    const common_json other = take(kvf_chat_render(chat.get(), R"({"messages": [{"role": "user", "content": "a"}]})"));
+    CHECK(parts_left_out(other).empty());
+}
+
 int main(int argc, char ** argv) {
     CHECK(argc == 3);
     const Model model(argv[1]);
@@ -183,6 +207,7 @@ int main(int argc, char ** argv) {
     CHECK(vocabulary);
     test_text_of_messages_never_becomes_a_special_token(vocabulary.get());
     test_text_without_a_model_is_refused();
+    test_what_a_template_leaves_out_is_found(model);
     test_bad_ones_are_refused(model);
     test_a_template_without_tools_gets_them(model);
     test_what_a_template_knows(model);

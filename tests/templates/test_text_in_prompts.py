@@ -4,12 +4,15 @@ Every template that llama.cpp ships, with a vocabulary in which the marks of all
 and every vocabulary that it ships.
 """
 
+import contextlib
 import json
+import warnings
 from functools import cache
 
 import pytest
 from vocabularies import SOURCE, TEMPLATES, load, marks, native, write_vocabulary_of_all_marks
 
+from langgraph_kvfork import InvalidRequestError, PromptWarning
 from langgraph_kvfork.engine.chat_template import ChatTemplate, RenderedPrompt, tokenize
 
 SPECIAL = 1 | 8 | 16
@@ -156,6 +159,50 @@ def test_without_marks_tokens_are_llama_tokenizes(path):
     # a character that is no part of a special token may be marked: nothing changes
     plain = tuple(i for i, byte in enumerate(data) if byte == ord("e"))
     assert tokens(model, RenderedPrompt(data.decode(), "", plain=plain)) == room[:count]
+
+
+PLAIN_ROLES = [
+    {"role": "system", "content": "First rule."},
+    {"role": "user", "content": "Question one."},
+    {"role": "assistant", "content": "Answer one."},
+    {"role": "user", "content": "Question two."},
+]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_conversation_is_in_the_prompt_or_refused(template):
+    for messages in (
+        PLAIN_ROLES,
+        [*PLAIN_ROLES, {"role": "narrator", "content": "It rains."}],
+        [*PLAIN_ROLES[:3], {"role": "narrator", "content": "It rains."}, PLAIN_ROLES[3]],
+        [*PLAIN_ROLES[:3], {"role": "system", "content": "Second rule."}, PLAIN_ROLES[3]],
+        [{"role": "system", "content": "First rule."}],
+        [PLAIN_ROLES[0], {"role": "system", "content": "Second rule."}, PLAIN_ROLES[1]],
+    ):
+        with contextlib.suppress(InvalidRequestError):
+            prompt = template.render(messages, enable_thinking=False).text
+            assert all(message["content"] in prompt for message in messages)
+    assert template.render(PLAIN_ROLES, enable_thinking=False)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_name_is_in_the_prompt_or_warned_of(template):
+    messages = [{"role": "user", "name": "Cassandra", "content": "Hello."}]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prompts = [template.render(messages).text for _ in range(2)]
+    told = [str(w.message) for w in caught if w.category is PromptWarning]
+    assert len(told) == ("Cassandra" not in prompts[0])
+    assert all("messages[0].name" in text for text in told)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_tools_are_in_the_prompt(template):
+    messages, options = conversation("a word", name="find_a_book")
+    prompt = render(template, [messages[1]], options).text
+    assert "find_a_book" in prompt
+    prompt = render(template, messages[:2], options).text
+    assert "find_a_book" in prompt
 
 
 @pytest.mark.parametrize("name", ["Qwen-Qwen3-0.6B.jinja", "llama-cpp-deepseek-r1.jinja"])
