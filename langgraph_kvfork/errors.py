@@ -87,7 +87,7 @@ class EqualAnswersWarning(UserWarning):
 
 
 class PromptWarning(UserWarning):
-    """A prompt lacks something that does no harm.
+    """A prompt lacks something that does no harm, or comes from no template of the model's own.
 
     It lacks a person's name, or words beside a tool call, that the chat template leaves out.
     """

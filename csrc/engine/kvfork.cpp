@@ -251,7 +251,16 @@ int64_t kvf_tokenize(const llama_model * model,
                      bool                add_special,
                      bool                parse_special) {
     return guarded<int64_t>(-1, [&] {
-        require_model(model);
+        require(model, "model");
+        if (n_text > 0) {
+            require(text, "text");
+        }
+        if (n_plain > 0) {
+            require(plain, "plain");
+        }
+        if (n_max > 0) {
+            require(tokens, "tokens");
+        }
         if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) {
             throw kvf::Error(KVF_ERROR_INVALID, "model: has no vocabulary: give tokens instead of text");
         }

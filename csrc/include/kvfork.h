@@ -20,7 +20,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 5
+#define KVF_ABI_VERSION 6
 
 #ifdef __cplusplus
 extern "C" {
@@ -142,8 +142,8 @@ struct kvf_stats {
     uint64_t decode_tokens;  // tokens generated
     uint64_t forks;
     uint64_t preemptions;
-    uint64_t evictions; // snapshots dropped to make room
-    uint64_t steps;     // calls of llama_decode
+    uint64_t evictions;  // snapshots dropped to make room
+    uint64_t steps;      // calls of llama_decode
     uint64_t pages_read; // stretches of 64 cells that these have read, each once a step, over all parts of the memory
     uint32_t cells_total;
     uint32_t cells_used;
@@ -248,6 +248,7 @@ KVF_API char * kvf_chat_capabilities(const kvf_chat * chat);
 //   "format"       a string for kvf_request::format and kvf_answer_create
 //   "left_out"     what is not in the prompt: objects with "index" (of the message or the tool) and "part" ("content",
 //                  "reasoning_content", "name", "tool_calls" or "tool")
+//   "is_fallback"  whether the model has no template, so that this is ChatML
 KVF_API char * kvf_chat_render(const kvf_chat * chat, const char * request);
 KVF_API void   kvf_string_free(char * string);
 

@@ -4,6 +4,7 @@
 #include "text/answer_format.h"
 #include "text/nesting.h"
 #include "text/tool_prelude.h"
+#include "text/turn_marks.h"
 
 #include "chat-peg-parser.h"
 #include "json-schema-to-grammar.h"
@@ -265,6 +266,7 @@ ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
             plain_text_.emplace(vocab, common_chat_templates_source(templates_.get()) +
                                            common_chat_templates_source(templates_.get(), "tool_use") +
                                            (with_tools_ ? tool_prelude : ""));
+            turn_marks_ = turn_marks_in_text(vocab, templates_.get());
         }
     } catch (const std::exception & e) {
         throw Error(KVF_ERROR_INVALID, std::string("chat_template: does not parse: ") + e.what());
@@ -357,6 +359,9 @@ std::string ChatTemplate::render(const std::string & request) const {
         for (const uint64_t offset : plain) {
             result["plain"].push_back(offset);
         }
+        for (const std::string & mark : turn_marks_) {
+            result["stop"].push_back(mark);
+        }
         result["left_out"] = common_json::array();
         for (const LeftOut & text : lost) {
             common_json entry = common_json::object();
@@ -364,6 +369,7 @@ std::string ChatTemplate::render(const std::string & request) const {
             entry["part"]     = text.part;
             result["left_out"].push_back(entry);
         }
+        result["is_fallback"] = !common_chat_templates_was_explicit(templates_.get());
         return result.dump();
     } catch (const Error &) {
         throw;

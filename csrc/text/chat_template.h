@@ -34,6 +34,7 @@ class ChatTemplate {
     common_chat_templates_ptr templates_;
     common_chat_templates_ptr with_tools_; // if the template itself tells of no tools: with the prelude in front
     std::optional<PlainText>  plain_text_; // if there is a vocabulary
+    std::vector<std::string>  turn_marks_; // that are text, as turn_marks_in_text() returns them
 
     // what was left out of earlier requests, by their shapes
     mutable std::mutex                                  left_out_mutex_;

@@ -49,7 +49,9 @@ def _convert(message: BaseMessage, where: str) -> dict[str, Any]:
         }
         return _named(message, converted)
     if isinstance(message, ChatMessage):
-        return _named(message, {"role": message.role, "content": text_of_content(message, where, "\n")})
+        return _named(
+            message, {"role": message.role, "content": text_of_content(message, where, "\n")}
+        )
     raise InvalidRequestError(
         f"{where} is a {type(message).__name__}, which no chat template knows: give a "
         "SystemMessage, HumanMessage, AIMessage, ToolMessage or ChatMessage."

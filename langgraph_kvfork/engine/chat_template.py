@@ -111,6 +111,8 @@ class ChatTemplate:
             ) from error
         kvf = self._native.kvf
         rendered = _take_json(self._native, kvf.kvf_chat_render(self._handle, text))
+        if rendered["is_fallback"]:
+            self._warn_once(_NO_TEMPLATE)
         # a prefix is only a beginning: the whole prompt has what it lacks, or is refused
         for left_out in rendered["left_out"] if add_generation_prompt else ():
             self._check_left_out(left_out["index"], left_out["part"], messages)
@@ -158,6 +160,12 @@ class ChatTemplate:
             self._told.add(kind)
         if is_new:
             warnings.warn(message, PromptWarning, stacklevel=2)
+
+
+_NO_TEMPLATE = (
+    "The model's file has no chat template: it is a base model, or lost its template when it was "
+    "converted. ChatML is used, which it may not know. Give chat_template, or another file."
+)
 
 
 def tokenize(

@@ -18,7 +18,7 @@ from langgraph_kvfork.errors import (
     NativeLibraryError,
 )
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 

@@ -196,6 +196,26 @@ static void test_what_a_template_leaves_out_is_found(const Model & model) {
     CHECK(parts_left_out(other).empty());
 }
 
+static void test_marks_that_are_text_end_an_answer(const llama_model * vocabulary) {
+    const auto stops = [&](const char * source) {
+        const ChatPtr chat(kvf_chat_create(vocabulary, source), kvf_chat_free);
+        CHECK(chat);
+        std::vector<std::string> result;
+        const common_json        rendered = render(chat.get(), R"("tools": [])");
+        for (const common_json & stop : rendered.at("stop")) {
+            result.push_back(stop.get<std::string>());
+        }
+        return result;
+    };
+    CHECK(stops("chatml").empty()); // tokens of this vocabulary
+    const char * const bars =
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|over|>\n{% endfor %}<|assistant|>";
+    CHECK((stops(bars) == std::vector<std::string>{ "<|over|>", "<|user|>" }));
+    const char * const words =
+        "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n\n{% endfor %}### assistant:\n";
+    CHECK((stops(words) == std::vector<std::string>{ "\n\n### user:" }));
+}
+
 int main(int argc, char ** argv) {
     CHECK(argc == 3);
     const Model model(argv[1]);
@@ -208,6 +228,7 @@ int main(int argc, char ** argv) {
     test_text_of_messages_never_becomes_a_special_token(vocabulary.get());
     test_text_without_a_model_is_refused();
     test_what_a_template_leaves_out_is_found(model);
+    test_marks_that_are_text_end_an_answer(vocabulary.get());
     test_bad_ones_are_refused(model);
     test_a_template_without_tools_gets_them(model);
     test_what_a_template_knows(model);

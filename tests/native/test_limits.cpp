@@ -77,6 +77,7 @@ void test_nothing_is_done_with_null(const Model & model) {
     refused(!kvf_chat_create(nullptr, "chatml"), "model");
     refused(!kvf_chat_capabilities(nullptr), "chat");
     refused(!kvf_chat_render(nullptr, "{}"), "chat");
+    refused(kvf_tokenize(nullptr, "a", 1, nullptr, 0, nullptr, 0, true, true) < 0, "model");
     refused(!kvf_answer_create(nullptr), "format");
     refused(!kvf_answer_push(nullptr, "a", 1, false), "answer");
     kvf_engine_free(nullptr);

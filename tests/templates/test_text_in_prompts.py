@@ -217,3 +217,13 @@ def test_a_thought_that_an_answer_begins_with_is_a_thought(model, template):
             )
         )
         assert inline == apart
+
+
+def test_a_model_without_a_template_is_warned_of_and_ends_at_its_marks():
+    template = ChatTemplate(native(), load(SOURCE / "ggml-vocab-gpt-2.gguf"), None)
+    with pytest.warns(PromptWarning, match="no chat template"):
+        rendered = template.render([{"role": "user", "content": "Hello."}])
+    assert set(rendered.stop) == {"<|im_start|>", "<|im_end|>"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        template.render([{"role": "user", "content": "Hello."}])
