@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from langgraph_kvfork.graph.shared_prefix import SharedPrefix as SharedPrefix
     from langgraph_kvfork.graph.tree_search_node import SearchPath, TreeSearchNode
     from langgraph_kvfork.order.arrange import arrange
+    from langgraph_kvfork.order.thoughts import ThoughtsDroppedWarning
     from langgraph_kvfork.order.watch import MessageOrderWarning
     from langgraph_kvfork.report.counts import ReportedCall
     from langgraph_kvfork.report.fork_report import ForkReport
@@ -96,6 +97,7 @@ __all__ = [
     "SearchPath",
     "SmallPoolWarning",
     "StructuredOutputError",
+    "ThoughtsDroppedWarning",
     "Token",
     "TreeSearchNode",
     "Usage",
@@ -128,6 +130,7 @@ _MODULES = {
     "graph.shared_prefix": ("SharedPrefix",),
     "graph.tree_search_node": ("SearchPath", "TreeSearchNode"),
     "order.arrange": ("arrange",),
+    "order.thoughts": ("ThoughtsDroppedWarning",),
     "order.watch": ("MessageOrderWarning",),
     "report.counts": ("ReportedCall",),
     "report.fork_report": ("ForkReport",),

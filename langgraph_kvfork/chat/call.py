@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from langgraph_kvfork.engine.chat_template import RenderedPrompt
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.engine.request import Request
 from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.order.thoughts import watch_thoughts
 from langgraph_kvfork.schema.check import schema_check
 from langgraph_kvfork.schema.held import held_answer, held_tools, joined_rules
 
@@ -108,7 +109,11 @@ class Call:
             messages: The messages.
             prefix: Leave out what makes the model answer.
         """
-        converted = to_openai(messages)
+        return self._render(engine, to_openai(messages), prefix=prefix)
+
+    def _render(
+        self, engine: Engine, converted: Sequence[Mapping[str, Any]], *, prefix: bool = False
+    ) -> RenderedPrompt:
         form = None if prefix else self._form_options()
         if form is not None and self._tells_what_can_be_called() and "rules" not in form:
             return engine.render(converted, **form)
@@ -119,6 +124,30 @@ class Call:
         # those that can be called, as llama.cpp can hold them
         found = engine.render(converted, **form)
         return replace(rendered, answer_format=found.answer_format, grammar=found.grammar)
+
+    def watch_thoughts(self, engine: Engine, messages: Sequence[BaseMessage], prompt: str) -> None:
+        """Warn once if the template drops earlier thoughts, and much is prefilled again for that.
+
+        Args:
+            engine: Who computes it.
+            messages: The prompt, as messages.
+            prompt: The prompt, as `render` returned it.
+        """
+
+        def render(
+            converted: Sequence[Mapping[str, Any]],
+            *,
+            variables: Mapping[str, Any] | None = None,
+            reasoning: bool = True,
+        ) -> str:
+            named = {**self.template_variables, **(variables or {})}
+            changed = replace(self, template_variables=named, reasoning=reasoning)
+            return changed._render(engine, converted).text
+
+        if self.reasoning and self.request.share_prefix:
+            has_thoughts = any(m.additional_kwargs.get("reasoning_content") for m in messages)
+            converted = to_openai(messages) if has_thoughts else ()
+            watch_thoughts(engine, converted, prompt, render)
 
     def _tells_what_can_be_called(self) -> bool:
         return self.tools.told is None and self.tools.forced is None

@@ -551,6 +551,7 @@ class ChatKVFork(LocalChatModel):
     ) -> tuple[str, list[int], Request, Answer]:
         """Return the prompt, its tokens, how to go on after it, and what reads the answer."""
         rendered = call.render(engine, messages)
+        call.watch_thoughts(engine, messages, rendered.text)
         request = call.request_for(rendered)
         answer = Answer(
             engine,

@@ -555,9 +555,9 @@ class Engine:
         run: int,
     ) -> _AnyBranch:
         _check_run(run)
-        as_text = isinstance(prompt, (str, RenderedPrompt))
-        tokens = self.tokenize(prompt) if as_text else prompt
-        native = native_request(self._native, tokens, request, run)
+        if isinstance(prompt, (str, RenderedPrompt)):
+            prompt = self.tokenize(prompt)
+        native = native_request(self._native, prompt, request, run)
 
         kvf = self._native.kvf
         with self._use() as handle:

@@ -138,7 +138,7 @@ def _sentences(loss: _Loss) -> str:
 
 def _loss(call: _Call, sibling: _Call) -> _Loss | None:
     """Return what one of two calls has to move to share most of its prompt; None if nothing."""
-    differ = _common_prefix(call.prompt, sibling.prompt)
+    differ = common_prefix(call.prompt, sibling.prompt)
     a, b = call.prompt[differ:], sibling.prompt[differ:]
     block = _common_block(a, b, max(_LEAST, min(len(call.prompt), len(sibling.prompt)) // 2))
     if block is None:
@@ -168,14 +168,14 @@ def _common_block(a: str, b: str, least: int) -> tuple[int, int, int] | None:
     for at in range(0, len(a) - _PROBE + 1, least - _PROBE):
         found = b.find(a[at : at + _PROBE])
         if found >= 0:
-            before = _common_prefix(a[:at][::-1], b[:found][::-1])
-            length = before + _common_prefix(a[at:], b[found:])
+            before = common_prefix(a[:at][::-1], b[:found][::-1])
+            length = before + common_prefix(a[at:], b[found:])
             if length >= least:
                 return at - before, found - before, length
     return None
 
 
-def _common_prefix(a: str, b: str) -> int:
+def common_prefix(a: str, b: str) -> int:
     """Return how many characters two texts begin with in common; fast, unlike a loop over them."""
     low, high = 0, min(len(a), len(b))
     while low < high:

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from langgraph_kvfork import InvalidRequestError, arrange
 from langgraph_kvfork.order import watch
-from langgraph_kvfork.order.watch import _Call, _common_block, _common_prefix, _loss, watched_order
+from langgraph_kvfork.order.watch import _Call, _common_block, _loss, common_prefix, watched_order
 
 TEXT = " ".join(f"{i} sheep passed the gate." for i in range(100))
 OTHER = " ".join(f"In the year {i} it rained." for i in range(100))
@@ -91,8 +91,8 @@ def test_a_common_block_is_found_wherever_it_is():
 
 
 @pytest.mark.parametrize("words", [("", ""), ("a", "b"), ("abc", "abd"), ("ab", "abc"), ("a", "a")])
-def test_a_common_prefix(words):
-    assert _common_prefix(*words) == len(os.path.commonprefix(words))
+def test_acommon_prefix(words):
+    assert common_prefix(*words) == len(os.path.commonprefix(words))
 
 
 @pytest.mark.parametrize(
