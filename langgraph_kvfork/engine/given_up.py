@@ -29,8 +29,9 @@ _Caller = tuple["weakref.ref[threading.Thread]", "weakref.ref[asyncio.Task[Any]]
 
 _callers: ContextVar[tuple[_Caller, ...]] = ContextVar("kvfork_callers", default=())
 
-# when it was looked, and the threads that were found: one look serves all threads
-_latest: tuple[float, frozenset[int]] = (0.0, frozenset())
+# when it was looked, and the threads that were found: one look serves all threads; as objects,
+# since a thread that has ended leaves its number to the next one
+_latest: tuple[float, frozenset[threading.Thread]] = (0.0, frozenset())
 
 
 def note_caller() -> None:
@@ -48,24 +49,23 @@ def note_caller() -> None:
 def is_given_up() -> bool:
     """Return whether nobody waits any more for what this thread computes."""
     callers = _callers.get()
-    here = threading.current_thread()
-    family = {id(here)}
+    family = {threading.current_thread()}
     for thread_ref, task_ref in callers:
         task = None if task_ref is None else task_ref()
         if task is not None and task.cancelled():
             return True
         if (thread := thread_ref()) is not None:
-            family.add(id(thread))
+            family.add(thread)
     return not family.isdisjoint(_threads_given_up())
 
 
-def _threads_given_up() -> frozenset[int]:
-    """Return the threads, by `id`, of pools whose blocks are being left with an error."""
+def _threads_given_up() -> frozenset[threading.Thread]:
+    """Return the threads of pools whose blocks are being left with an error."""
     global _latest
     now = time.monotonic()
     looked, found = _latest
     if now - looked >= INTERVAL:
-        found = frozenset(id(t) for frame in sys._current_frames().values() for t in _left(frame))
+        found = frozenset(t for frame in sys._current_frames().values() for t in _left(frame))
         _latest = (now, found)
     return found
 

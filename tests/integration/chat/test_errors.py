@@ -133,7 +133,7 @@ def test_foreign_files(tmp_path):
     [
         ("{% for m in messages %}", r"chat_template: does not parse"),
         ("{{ foo(1) }}", r"the chat template refuses them: Callee is not a function"),
-        ("{{ nothing }}", r"prompt is empty \(a chat template may make nothing"),
+        ("{{ nothing }}", r"messages\[0\]\.content is not in the prompt"),
     ],
 )
 def test_a_template_that_does_not_work(template, message):

@@ -210,14 +210,16 @@ async def test_one_branch(llm, engine, shape, way, kind):
     assert engine.stats().steps - steps <= 1
 
     expected, *plain_left = await outcome(shape, FaultyPlain(fault=fault()), Recorder().config())
-    assert error is expected
-    # other than LangGraph, a fork node can cancel its threads' calls, if they know how
-    if shape is not graph_shapes.best_of_eight or way == "async":
+    assert issubclass(error, expected)
+    if way == "async":
         assert left == plain_left
+    else:  # other than those of any model, our calls end in threads whose caller has given up
+        assert left[0] >= plain_left[0]
+        assert left[1:] == plain_left[1:]
     if kind == "raises":
         assert error is ZeroDivisionError
     elif kind == "call_timeout":
-        assert error is GenerationTimeoutError
+        assert issubclass(error, GenerationTimeoutError)
     elif kind == "node_timeout":
         assert error is NodeTimeoutError
 

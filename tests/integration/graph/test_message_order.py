@@ -31,7 +31,7 @@ class State(TypedDict, total=False):
 def nobody_was_told(monkeypatch):
     monkeypatch.setattr(watch, "_told", {})
     yield
-    assert watch._running == []
+    assert watch._running == {}
 
 
 @pytest.fixture(scope="session")
