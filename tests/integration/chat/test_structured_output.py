@@ -327,9 +327,10 @@ def test_what_schemas_say_holds_however_random_the_answer(llm, engine, schema, m
     answers = structured.batch([TEXT] * 4, max_tokens=400, return_exceptions=True)
     whole = [answer for answer in answers if not isinstance(answer, StructuredOutputError)]
     assert all(isinstance(answer, schema) for answer in whole)
-    cut = [answer for answer in answers if isinstance(answer, StructuredOutputError)]
-    assert all("was cut off" in str(error) for error in cut)
-    assert whole
+    # cut off, or one of what only the check holds, which a SchemaWarning has named
+    errors = [str(answer) for answer in answers if isinstance(answer, StructuredOutputError)]
+    assert all("was cut off" in error or "does not match" in error for error in errors), errors
+    assert len(whole) + len(errors) == len(answers)
 
 
 # of an array, no grammar knows whether its items differ
