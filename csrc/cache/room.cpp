@@ -207,16 +207,36 @@ size_t Room::n_used() const {
     return llama_memory_n_cells_used(memory_);
 }
 
+std::vector<kvf_part> Room::parts() const {
+    std::vector<kvf_part> parts;
+    for (uint32_t i = 0; i < n_parts_; ++i) {
+        const llama_memory_part part = llama_memory_get_part(memory_, i);
+        parts.push_back({ part.n_cells, part.n_cells_used, part.n_runs, part.n_runs_empty, part.n_window });
+    }
+    return parts;
+}
+
+size_t Room::n_pages_held(uint32_t i_part, const std::vector<llama_seq_id> & seqs) const {
+    std::vector<uint64_t> cells((llama_memory_get_part(memory_, i_part).n_cells + 63) / 64);
+    for (const llama_seq_id seq : seqs) {
+        llama_memory_part_seq_cells(memory_, i_part, seq, cells.data());
+    }
+    return cells.size() - static_cast<size_t>(std::count(cells.begin(), cells.end(), 0u));
+}
+
 size_t Room::n_pages_read(const std::vector<llama_seq_id> & seqs) const {
     size_t n = 0;
     for (uint32_t i = 0; i < n_parts_; ++i) {
-        std::vector<uint64_t> cells((llama_memory_get_part(memory_, i).n_cells + 63) / 64);
-        for (const llama_seq_id seq : seqs) {
-            llama_memory_part_seq_cells(memory_, i, seq, cells.data());
-        }
-        n += cells.size() - static_cast<size_t>(std::count(cells.begin(), cells.end(), 0u));
+        n += n_pages_held(i, seqs);
     }
     return n;
+}
+
+size_t Room::n_wanted(const std::vector<llama_seq_id> & seqs, const Need & need) const {
+    if (n_parts_ == 0) {
+        return 0;
+    }
+    return LLAMA_PAGE_SIZE * (n_pages_held(0, seqs) + (need.parts_.empty() ? 0 : need.parts_[0].n_pages));
 }
 
 } // namespace kvf

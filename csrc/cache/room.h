@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kvfork.h"
 #include "llama-fork.h"
 #include "llama-pages.h"
 
@@ -60,13 +61,19 @@ class Room {
     size_t n_cells() const;
     size_t n_used() const;
 
+    std::vector<kvf_part> parts() const;
+
     // the pages, over all parts, that attention reads for the next tokens of these sequences
     size_t n_pages_read(const std::vector<llama_seq_id> & seqs) const;
+
+    // the cells of the part that keeps all tokens, in whole pages, that these sequences hold and that something takes
+    size_t n_wanted(const std::vector<llama_seq_id> & seqs, const Need & need) const;
 
   private:
     class Holders;
 
-    bool has_empty(const Need & need) const;
+    bool   has_empty(const Need & need) const;
+    size_t n_pages_held(uint32_t i_part, const std::vector<llama_seq_id> & seqs) const;
 
     llama_context * ctx_;
     llama_memory_t  memory_;

@@ -31,11 +31,14 @@ struct Branch {
     common_sampler_ptr     sampler;
     TextStream             text;
 
-    std::vector<llama_token> tokens;        // the prompt, then what was generated
-    size_t                   n_prompt = 0;  // of tokens; those that it began with, of a fork all that its parent had
-    size_t                   n_known  = 0;  // of tokens; those that it had when it got its sequence
-    size_t                   n_cached = 0;  // of tokens; all but the last while it decodes
-    llama_seq_id             seq      = -1; // -1: it waits
+    std::vector<llama_token> tokens;         // the prompt, then what was generated
+    size_t                   n_prompt   = 0; // of tokens; those that it began with, of a fork all that its parent had
+    size_t                   n_known    = 0; // of tokens; those that it had when it got its sequence
+    size_t                   n_cached   = 0; // of tokens; all but the last while it decodes
+    size_t                   n_reached  = 0; // of tokens; the most that were in the cache before it had to give them up
+    size_t                   n_given_up = 0; // while it waits: the cells that it had for itself when it gave them up,
+    size_t                   n_missed   = 0; // and the tokens that it would have generated since
+    llama_seq_id             seq        = -1; // -1: it waits
 
     // the runs that its prefix is kept for when it has become a snapshot
     std::vector<kvf_run_id> runs;
@@ -55,6 +58,7 @@ struct Branch {
     Clock::time_point t_submitted;
     Clock::time_point t_admitted;
     Clock::time_point t_first_token;
+    Clock::time_point t_last_token;
 
     explicit Branch(TextStream text) : text(std::move(text)) {}
 

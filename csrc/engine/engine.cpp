@@ -60,10 +60,21 @@ llama_context * make_context(const llama_model * model, llama_context_params par
     return ctx;
 }
 
-std::unique_ptr<Scheduler> make_scheduler(llama_context * ctx, const ThreadPool & threads, bool batch_invariant) {
+std::unique_ptr<Scheduler> make_scheduler(llama_context *    ctx,
+                                          const ThreadPool & threads,
+                                          bool               batch_invariant,
+                                          double             max_gap_ms) {
+    if (!(max_gap_ms >= 0.0 && std::isfinite(max_gap_ms))) {
+        throw Error(KVF_ERROR_INVALID, "max_gap_ms = " + std::to_string(max_gap_ms) +
+                                           ": must be a number of milliseconds, or 0 for prompts in whole batches");
+    }
+    Scheduler::Params params;
+    params.batch_invariant = batch_invariant;
+    params.max_gap_ms      = max_gap_ms;
+
     require_loading();
     threads.attach(ctx);
-    auto scheduler = std::make_unique<Scheduler>(ctx, batch_invariant);
+    auto scheduler = std::make_unique<Scheduler>(ctx, std::move(params));
     if (batch_invariant) {
         prove_batch_invariance(ctx);
     }
@@ -80,12 +91,12 @@ bool loading_is_stopped() {
     return stops_loading;
 }
 
-Engine::Engine(const llama_model * model, llama_context_params params, bool batch_invariant)
+Engine::Engine(const llama_model * model, llama_context_params params, bool batch_invariant, double max_gap_ms)
     : model_(checked(model)),
       invariance_(batch_invariant ? std::make_unique<BatchInvariance>() : nullptr),
       threads_(std::max(params.n_threads, params.n_threads_batch)),
       ctx_(make_context(model, params, closing_)),
-      scheduler_(make_scheduler(ctx_.get(), threads_, batch_invariant)),
+      scheduler_(make_scheduler(ctx_.get(), threads_, batch_invariant, max_gap_ms)),
       n_ctx_(llama_n_ctx(ctx_.get())),
       stats_(scheduler_->stats()),
       thread_(&Engine::run, this) {}

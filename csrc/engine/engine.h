@@ -22,7 +22,7 @@ bool loading_is_stopped();
 // One llama_context and the thread that owns it. Every public method may be called from any thread.
 class Engine {
   public:
-    Engine(const llama_model * model, llama_context_params params, bool batch_invariant);
+    Engine(const llama_model * model, llama_context_params params, bool batch_invariant, double max_gap_ms);
     ~Engine();
 
     kvf_branch_id submit(const kvf_request & request);

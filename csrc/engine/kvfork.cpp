@@ -137,9 +137,12 @@ bool kvf_goes_on_loading(float, void *) {
     return !kvf::loading_is_stopped();
 }
 
-kvf_engine * kvf_engine_create(const llama_model * model, llama_context_params params, bool batch_invariant) {
+kvf_engine * kvf_engine_create(const llama_model *  model,
+                               llama_context_params params,
+                               bool                 batch_invariant,
+                               double               max_gap_ms) {
     return guarded<kvf_engine *>(
-        nullptr, [&] { return new kvf_engine{ { &require(model, "model"), params, batch_invariant } }; });
+        nullptr, [&] { return new kvf_engine{ { &require(model, "model"), params, batch_invariant, max_gap_ms } }; });
 }
 
 bool kvf_engine_set_lora(kvf_engine * engine, llama_adapter_lora * lora, float scale) {

@@ -36,15 +36,18 @@ Event make_failure(const Branch & branch, kvf_error error, const std::string & m
 
 } // namespace
 
-Scheduler::Scheduler(llama_context * ctx, bool batch_invariant, Clock::duration run_limit)
-    : ctx_(ctx),
+Scheduler::Scheduler(llama_context * ctx, Params params)
+    : params_(std::move(params)),
+      ctx_(ctx),
       model_(llama_get_model(ctx)),
       vocab_(llama_model_get_vocab(model_)),
       n_ctx_(llama_n_ctx(ctx)),
       n_batch_(llama_n_batch(ctx)),
-      room_(ctx, batch_invariant),
+      n_most_(n_batch_),
+      room_(ctx, params_.batch_invariant),
       sequences_(ctx, room_),
-      snapshots_(tree_, sequences_.forks_anywhere(), run_limit),
+      snapshots_(tree_, sequences_.forks_anywhere(), params_.run_limit),
+      pace_(params_.max_gap_ms),
       batch_(new llama_batch(llama_batch_init(static_cast<int32_t>(n_batch_), 0, 1))) {}
 
 Scheduler::~Scheduler() = default;
@@ -78,7 +81,7 @@ void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, s
     branch->sampling       = from.sampling;
     branch->tokens         = from.tokens;
     branch->n_prompt       = from.tokens.size();
-    branch->t_submitted    = Clock::now();
+    branch->t_submitted    = params_.now();
     branch->usage.n_prompt = static_cast<uint32_t>(branch->n_prompt);
     try {
         if (from.sampler) {
@@ -130,6 +133,9 @@ kvf_stats Scheduler::stats() const {
     stats.branches_waiting = static_cast<uint32_t>(branches_.size() - running_.size());
     stats.snapshots        = static_cast<uint32_t>(snapshots_.size());
     stats.snapshots_kept   = static_cast<uint32_t>(snapshots_.n_kept());
+    for (const kvf_part & part : room_.parts()) {
+        stats.parts[stats.n_parts++] = part;
+    }
     return stats;
 }
 
@@ -146,43 +152,15 @@ void Scheduler::step(std::vector<Event> & out) {
     if (rows.empty()) {
         return;
     }
-    fill_batch(rows);
-
-    const int32_t status = decode(ctx_, *batch_);
-    if (status == 1) { // it has the last word, and nothing was computed
-        if (!room_.compact() && !make_some_room()) {
-            fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",
-                 out);
-        }
+    const auto start = params_.now();
+    if (!compute(rows, out)) {
         return;
     }
-    if (status == 2) { // aborted: the engine is being closed and will end every branch
-        return;
-    }
-    if (status != 0) {
-        for (const Rows & r : rows) {
-            fail(*r.branch, KVF_ERROR_INTERNAL, "llama_decode failed with status " + std::to_string(status), out);
-        }
-        return;
-    }
-
-    ++stats_.steps;
-    std::vector<llama_seq_id> seqs;
+    size_t n_decoding   = 0;
+    size_t n_prefilling = 0;
     for (const Rows & r : rows) {
-        seqs.push_back(r.branch->seq);
-    }
-    stats_.pages_read += room_.n_pages_read(seqs);
-    for (const Rows & r : rows) {
-        if (r.is_prefill) {
-            r.branch->usage.n_prefilled += static_cast<uint32_t>(r.n);
-            stats_.prefill_tokens += r.n;
-        }
-        r.branch->n_cached += r.n;
-    }
-    stats_.cells_used_max = std::max(stats_.cells_used_max, static_cast<uint32_t>(room_.n_used()));
-
-    for (const Rows & r : rows) {
-        Branch & branch = *r.branch;
+        (r.is_prefill ? n_prefilling : n_decoding) += r.n;
+        Branch & branch = *r.branch; // it may end below
         if (r.is_prefill) {
             out.push_back(make_progress(branch, branch.n_cached));
         }
@@ -192,7 +170,61 @@ void Scheduler::step(std::vector<Event> & out) {
             finish(branch, KVF_FINISH_PREFILLED, out);
         }
     }
+    pace_.learn(n_decoding, n_prefilling, ms_between(start, params_.now()));
     tell_waiters(out);
+}
+
+// Computes rows and counts them. False if nothing was computed.
+bool Scheduler::compute(std::vector<Rows> & rows, std::vector<Event> & out) {
+    fill_batch(rows);
+
+    const int32_t status = decode(ctx_, *batch_);
+    if (status == 1) { // it has the last word
+        if (!room_.compact() && !take_fewer(rows) && !make_some_room()) {
+            fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",
+                 out);
+        }
+        return false;
+    }
+    if (status == 2) { // aborted: the engine is being closed and will end every branch
+        return false;
+    }
+    if (status != 0) {
+        for (const Rows & r : rows) {
+            fail(*r.branch, KVF_ERROR_INTERNAL, "llama_decode failed with status " + std::to_string(status), out);
+        }
+        return false;
+    }
+
+    n_most_ = n_batch_;
+    std::vector<llama_seq_id> seqs;
+    for (const Rows & r : rows) {
+        Branch & branch = *r.branch;
+        seqs.push_back(branch.seq);
+        if (r.is_prefill) {
+            const size_t n_again = std::min(r.n, branch.n_reached - std::min(branch.n_reached, branch.n_cached));
+            branch.usage.n_prefilled += static_cast<uint32_t>(r.n);
+            branch.usage.n_recomputed += static_cast<uint32_t>(n_again);
+            stats_.prefill_tokens += r.n;
+            stats_.recomputed_tokens += n_again;
+        }
+        branch.n_cached += r.n;
+    }
+    ++stats_.steps;
+    stats_.pages_read += room_.n_pages_read(seqs);
+    stats_.cells_used_max = std::max(stats_.cells_used_max, static_cast<uint32_t>(room_.n_used()));
+    bool some_gave_way    = false;
+    for (const auto & [id, branch] : branches_) {
+        if (branch->n_given_up > 0) {
+            some_gave_way            = true;
+            const size_t n_generated = branch->usage.n_generated + branch->n_missed;
+            branch->n_missed += branch->n_predict < 0 || n_generated < static_cast<size_t>(branch->n_predict);
+        }
+    }
+    if (some_gave_way) {
+        want({});
+    }
+    return true;
 }
 
 // Those who wait hear how far their prefix is, and otherwise now and then that others are being computed: nobody is to
@@ -200,7 +232,7 @@ void Scheduler::step(std::vector<Event> & out) {
 void Scheduler::tell_waiters(std::vector<Event> & out) {
     constexpr double ms_between_words = 250;
 
-    const auto now = Clock::now();
+    const auto now = params_.now();
     for (const auto & [id, branch] : branches_) {
         if (branch->seq >= 0) {
             continue;
@@ -240,7 +272,7 @@ void Scheduler::admit(std::vector<Event> & out) {
         snapshots_.use(prefix.seq);
         if (prefix.n == branch.tokens.size()) { // a prefill of what is there already
             keep_for(prefix.seq, branch.runs);
-            branch.t_admitted     = Clock::now();
+            count_start(branch);
             branch.usage.n_forked = static_cast<uint32_t>(prefix.n);
             branch.usage.parent   = branch_at(prefix.seq);
             stats_.forked_tokens += prefix.n;
@@ -263,12 +295,14 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
     const kvf_branch_id parent = branch_at(prefix.seq); // it may go below
 
     // each run keeps its longest prefix as long as there is something to wait for
-    const bool is_alone = running_.empty();
+    const bool     is_alone  = running_.empty();
+    const uint64_t n_evicted = stats_.evictions;
     if (!make_room(need, sequences_.none_left(), /* but = */ prefix.seq, is_alone)) {
         if (!is_alone || (sequences_.none_left() && (prefix.n > 0 || !make_some_room()))) {
             return false;
         }
     }
+    stats_.evictions_to_start += stats_.evictions - n_evicted;
     const llama_seq_id seq = sequences_.take();
 
     const size_t n_forked = prefix.n > 0 && sequences_.fork(prefix.seq, seq, prefix.n) ? prefix.n : 0;
@@ -284,12 +318,22 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
     if (branch.share) {
         tree_.insert(seq, branch.tokens);
     }
+    branch.n_given_up = 0;
+    branch.n_missed   = 0;
     if (branch.usage.n_preempted == 0) {
-        branch.t_admitted     = Clock::now();
+        count_start(branch);
         branch.usage.n_forked = static_cast<uint32_t>(n_forked);
         branch.usage.parent   = n_forked > 0 ? parent : 0;
     }
     return true;
+}
+
+void Scheduler::count_start(Branch & branch) {
+    branch.t_admitted   = params_.now();
+    const double t_wait = ms_between(branch.t_submitted, branch.t_admitted);
+    ++stats_.branches_started;
+    stats_.wait_ms += t_wait;
+    stats_.wait_ms_max = std::max(stats_.wait_ms_max, t_wait);
 }
 
 // Where memory cannot be forked at every position, a running branch soon moves past the one where it was just forked:
@@ -352,35 +396,60 @@ std::vector<Scheduler::Rows> Scheduler::compose() {
         if (make_room(need, false, /* but = */ -1, /* last_resort = */ is_alone) || is_alone) {
             return rows;
         }
-        preempt_youngest();
+        if (!take_fewer(rows)) {
+            want(need);
+            preempt_youngest();
+        }
     }
 }
 
-// One row for every branch that decodes, the rest of the batch to prefill, oldest first.
+// There is no room for so many rows of prompts: half of them are tried next. False if these are few already.
+bool Scheduler::take_fewer(const std::vector<Rows> & rows) {
+    constexpr size_t n_few = 16;
+
+    size_t n = 0;
+    for (const Rows & r : rows) {
+        n += r.is_prefill ? r.n : 0;
+    }
+    if (n <= n_few) {
+        return false;
+    }
+    n_most_ = n / 2;
+    return true;
+}
+
+// One row for every branch that decodes, the rest of the batch to prefill: as many as those who decode have time for. In
+// batch-invariant mode it is the whole rest, so that what is computed does not hang on how fast it is.
 std::vector<Scheduler::Rows> Scheduler::plan() {
     std::vector<Rows> rows;
-    size_t            n_left = n_batch_;
-
-    const auto add = [&](Branch & branch, size_t n) {
-        rows.push_back({ &branch, n, !branch.decodes(), n == branch.n_pending(), -1 });
-        n_left -= n;
-    };
     for (const auto & [id, branch] : branches_) {
         if (branch->seq >= 0 && branch->decodes()) {
-            add(*branch, 1);
+            rows.push_back({ branch.get(), 1, false, branch->n_pending() == 1, -1 });
         }
     }
+    const size_t n_left = std::min(n_batch_ - rows.size(), n_most_);
+    const size_t n_rows = rows.empty() || params_.batch_invariant ? n_left : pace_.n_rows(n_left);
+
+    std::vector<Branch *> branches;
+    std::vector<Prompt>   prompts;
     for (const auto & [id, branch] : branches_) {
-        if (branch->seq < 0 || branch->decodes() || n_left == 0) {
+        if (branch->seq < 0 || branch->decodes()) {
             continue;
         }
-        size_t n = std::min(n_left, branch->n_pending());
+        size_t n_next = branch->n_pending();
         for (const size_t n_fork : branch->fork_points) {
             if (n_fork > branch->n_cached) {
-                n = std::min(n, n_fork - branch->n_cached);
+                n_next = std::min(n_next, n_fork - branch->n_cached);
             }
         }
-        add(*branch, n);
+        branches.push_back(branch.get());
+        prompts.push_back({ branch->n_pending(), n_next });
+    }
+    const std::vector<size_t> shares = share_rows(prompts, n_rows);
+    for (size_t i = 0; i < branches.size(); ++i) {
+        if (shares[i] > 0) {
+            rows.push_back({ branches[i], shares[i], true, shares[i] == branches[i]->n_pending(), -1 });
+        }
     }
     return rows;
 }
@@ -421,9 +490,14 @@ void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & o
         return;
     }
 
+    const auto now = params_.now();
     if (branch.usage.n_generated++ == 0) {
-        branch.t_first_token = Clock::now();
+        branch.t_first_token = now;
+    } else {
+        branch.usage.t_gap = std::max(branch.usage.t_gap, ms_between(branch.t_last_token, now));
+        stats_.gap_ms_max  = std::max(stats_.gap_ms_max, branch.usage.t_gap);
     }
+    branch.t_last_token = now;
     ++stats_.decode_tokens;
     branch.tokens.push_back(token);
     if (branch.share) {
@@ -536,6 +610,27 @@ void Scheduler::drop(llama_seq_id snapshot) {
     snapshots_.erase(snapshot);
 }
 
+// What all who have started would have in the cache if none had given way, and those who did had gone on meanwhile.
+void Scheduler::want(const Room::Need & need) {
+    std::vector<llama_seq_id> seqs;
+    size_t                    n_others = 0;
+    for (const auto & [id, branch] : branches_) {
+        if (branch->seq >= 0) {
+            seqs.push_back(branch->seq);
+        } else if (branch->n_given_up > 0) {
+            const size_t n_cells = branch->n_given_up + branch->n_missed;
+            n_others += (n_cells + LLAMA_PAGE_SIZE - 1) / LLAMA_PAGE_SIZE * LLAMA_PAGE_SIZE;
+        }
+    }
+    const auto n = static_cast<uint32_t>(room_.n_wanted(seqs, need) + n_others);
+    for (const auto & [id, branch] : branches_) {
+        if (branch->seq >= 0 || branch->n_given_up > 0) {
+            branch->usage.n_cells_wanted = std::max(branch->usage.n_cells_wanted, n);
+        }
+    }
+    stats_.cells_wanted_max = std::max(stats_.cells_wanted_max, n);
+}
+
 void Scheduler::preempt_youngest() {
     for (auto it = branches_.rbegin(); it != branches_.rend(); ++it) {
         if (it->second->seq >= 0) {
@@ -547,6 +642,10 @@ void Scheduler::preempt_youngest() {
 
 // Takes a branch's cells away; it waits to compute them again and goes on as if nothing had been.
 void Scheduler::preempt(Branch & branch) {
+    branch.n_reached  = std::max(branch.n_reached, branch.n_cached);
+    branch.n_given_up = llama_memory_seq_n_cells_own(llama_get_memory(ctx_), branch.seq);
+    stats_.preempted_tokens += branch.n_given_up;
+
     tree_.erase(branch.seq);
     sequences_.give_back(branch.seq);
     running_.erase(branch.seq);
@@ -596,7 +695,7 @@ void Scheduler::end(Branch & branch, Event event, std::vector<Event> & out) {
         }
     }
 
-    const auto now          = Clock::now();
+    const auto now          = params_.now();
     auto &     u            = event.head.usage;
     const bool was_admitted = branch.t_admitted != Clock::time_point();
     u.t_wait                = ms_between(branch.t_submitted, was_admitted ? branch.t_admitted : now);

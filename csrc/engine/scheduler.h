@@ -6,7 +6,9 @@
 #include "cache/snapshots.h"
 #include "engine/branch.h"
 #include "engine/events.h"
+#include "engine/pace.h"
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <unordered_map>
@@ -19,10 +21,17 @@ namespace kvf {
 // Not thread-safe: the engine's thread owns it. Events are appended to the vector that each call is given.
 class Scheduler {
   public:
-    // batch_invariant: a branch computes the same whatever else is in the cache; see Sequences
-    explicit Scheduler(llama_context * ctx,
-                       bool            batch_invariant = false,
-                       Clock::duration run_limit       = Snapshots::RUN_LIMIT);
+    struct Params {
+        bool            batch_invariant = false; // a branch computes the same whatever else is in the cache; see Room
+        double          max_gap_ms      = 0.0;   // that those who decode are to wait for prompts; see Pace. 0: any time
+        Clock::duration run_limit       = Snapshots::RUN_LIMIT;
+
+        std::function<Clock::time_point()> now = Clock::now;
+    };
+
+    explicit Scheduler(llama_context * ctx) : Scheduler(ctx, Params()) {}
+
+    Scheduler(llama_context * ctx, Params params);
     ~Scheduler();
 
     void submit(std::unique_ptr<Branch> branch);
@@ -78,16 +87,20 @@ class Scheduler {
     void              tell_waiters(std::vector<Event> & out);
     void              admit(std::vector<Event> & out);
     bool              start(Branch & branch, const Prefix & prefix);
+    void              count_start(Branch & branch);
     void              keep_fork_point(const Branch & branch, llama_seq_id src, size_t n);
     Prefix            find_prefix(const Branch & branch);
     std::vector<Rows> compose();
     std::vector<Rows> plan();
+    bool              take_fewer(const std::vector<Rows> & rows);
+    bool              compute(std::vector<Rows> & rows, std::vector<Event> & out);
     void              fill_batch(std::vector<Rows> & rows);
     void              sample(Branch & branch, int32_t i_logits, std::vector<Event> & out);
 
     bool          make_room(const Room::Need & need, bool for_sequence, llama_seq_id but, bool last_resort);
     bool          make_some_room();
     void          evict(const Snapshots::Victim & victim);
+    void          want(const Room::Need & need);
     void          preempt_youngest();
     void          keep_for(llama_seq_id seq, const std::vector<kvf_run_id> & runs);
     void          drop(llama_seq_id snapshot);
@@ -105,11 +118,13 @@ class Scheduler {
         }
     };
 
+    Params              params_;
     llama_context *     ctx_;
     const llama_model * model_;
     const llama_vocab * vocab_;
     size_t              n_ctx_;
     size_t              n_batch_;
+    size_t              n_most_; // rows of prompts in the next batch
 
     Room                                       room_;
     Sequences                                  sequences_;
@@ -117,6 +132,7 @@ class Scheduler {
     Branches                                   branches_;
     std::unordered_map<llama_seq_id, Branch *> running_;
     Snapshots                                  snapshots_;
+    Pace                                       pace_;
     std::unique_ptr<llama_batch, BatchDeleter> batch_;
     kvf_stats                                  stats_ = {};
 };

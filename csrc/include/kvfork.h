@@ -20,7 +20,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 6
+#define KVF_ABI_VERSION 7
 
 #ifdef __cplusplus
 extern "C" {
@@ -107,15 +107,18 @@ struct kvf_logprob {
 
 // tokens and times of one branch so far; times in milliseconds
 struct kvf_usage {
-    uint32_t n_prompt;    // tokens of the prompt
-    uint32_t n_forked;    // of these: came with the fork
-    uint32_t n_prefilled; // tokens computed to get the prompt (and, after a preemption, the text so far) in the cache
-    uint32_t n_generated; // an end-of-generation token among them
-    uint32_t n_preempted; // times that it had to give its cells up
-    kvf_branch_id parent; // the branch whose sequence it was forked from, 0: none
-    double        t_wait; // submitted until it had a sequence
+    uint32_t n_prompt;     // tokens of the prompt
+    uint32_t n_forked;     // of these: came with the fork
+    uint32_t n_prefilled;  // tokens computed to get the prompt (and, after a preemption, the text so far) in the cache
+    uint32_t n_generated;  // an end-of-generation token among them
+    uint32_t n_preempted;  // times that it had to give its cells up
+    uint32_t n_recomputed; // of n_prefilled: had been computed before, and given up
+    uint32_t n_cells_wanted; // if branches had to give way while it was there: an n_ctx with which none had; else 0
+    kvf_branch_id parent;    // the branch whose sequence it was forked from, 0: none
+    double        t_wait;    // submitted until it had a sequence
     double        t_prefill; // from then until its first token (or, if it has none, its end)
     double        t_decode;  // from its first token to its last
+    double        t_gap;     // the longest time between two of its tokens
 };
 
 struct kvf_event {
@@ -136,22 +139,43 @@ struct kvf_event {
     struct kvf_usage usage;
 };
 
+// One part of the memory: the cells of the layers that see all tokens, those of a window, those of an indexer.
+struct kvf_part {
+    uint32_t cells_total;
+    uint32_t cells_used;  // of a window: those that it has left, and that nothing has taken yet, among them
+    uint32_t pages_total; // stretches of 64 cells
+    uint32_t pages_empty;
+    uint32_t window; // tokens that a sequence goes on to read; 0: all
+};
+
+#define KVF_MAX_PARTS 4
+
 struct kvf_stats {
     uint64_t prefill_tokens; // rows computed for prompts (and for texts that were preempted)
     uint64_t forked_tokens;  // tokens that branches got from a fork instead
     uint64_t decode_tokens;  // tokens generated
     uint64_t forks;
     uint64_t preemptions;
-    uint64_t evictions;  // snapshots dropped to make room
-    uint64_t steps;      // calls of llama_decode
+    uint64_t preempted_tokens;   // cells that branches gave up in these
+    uint64_t recomputed_tokens;  // of prefill_tokens: had been computed before, and given up
+    uint64_t evictions;          // snapshots dropped to make room
+    uint64_t evictions_to_start; // of these: for a branch that was to start, its sequence id or its cells
+    uint64_t steps;              // calls of llama_decode
     uint64_t pages_read; // stretches of 64 cells that these have read, each once a step, over all parts of the memory
+    uint64_t branches_started;
+    double   wait_ms;     // that these had waited for a sequence, together
+    double   wait_ms_max; // and the one that waited longest
+    double   gap_ms_max;  // the longest time between two tokens of a branch
     uint32_t cells_total;
     uint32_t cells_used;
-    uint32_t cells_used_max; // since the engine was created or cleared
+    uint32_t cells_used_max;   // since the engine was created or cleared
+    uint32_t cells_wanted_max; // if branches had to give way: an n_ctx with which none had; else 0
     uint32_t branches_running;
     uint32_t branches_waiting;
     uint32_t snapshots;
     uint32_t snapshots_kept; // of these: for a run that has not ended
+    uint32_t n_parts;
+    struct kvf_part parts[KVF_MAX_PARTS];
 };
 
 KVF_API uint32_t kvf_abi_version(void);
@@ -178,10 +202,13 @@ KVF_API bool kvf_goes_on_loading(float progress, void * user_data);
 // batch_invariant: what a branch computes is the same, bit for bit, whatever else is in the batch and in the cache, however
 // its prompt is cut into chunks, for any number of threads. It is tried out on some tokens first, and refused if it is not
 // so.
+// max_gap_ms: while branches decode, prompts are computed in chunks for which these wait about so long, as far as can be
+// told from the speed of the steps before; 0: in whole batches. In batch-invariant mode they always are.
 // Returns NULL on failure; what llama.cpp's log says meanwhile tells more.
 KVF_API kvf_engine * kvf_engine_create(const struct llama_model *  model,
                                        struct llama_context_params params,
-                                       bool                        batch_invariant);
+                                       bool                        batch_invariant,
+                                       double                      max_gap_ms);
 
 // Applies an adapter of the engine's model, with this weight, to all that is submitted from now on. Call it while
 // nothing runs. Returns false on failure.

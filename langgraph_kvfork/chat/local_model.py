@@ -118,6 +118,10 @@ class LocalChatModel(BaseChatModel):
     else is in the batch. It costs some speed and room, and is refused where the model, the back end
     or the processor cannot have it: on the CPU, with flash attention, no recurrent state, and
     weights of all types but repacked Q2_K, it can be had."""
+    max_gap_ms: float = 250.0
+    """While branches write, others' prompts are computed in chunks that hold them up for about so
+    many milliseconds; 0: in batches of `n_batch`. A smaller value makes streams smoother, and long
+    prompts later. It does not hold with `batch_invariant`."""
 
     # how long
     keep_alive: float | str = -1

@@ -192,5 +192,8 @@ def _usage(branch: int, usage: Any, cell_bytes: int | None) -> Usage:
         wait_ms=usage.t_wait,
         prefill_ms=usage.t_prefill,
         decode_ms=usage.t_decode,
+        recomputed_tokens=usage.n_recomputed,
+        wanted_n_ctx=usage.n_cells_wanted or None,
+        gap_ms=usage.t_gap,
         cell_bytes=cell_bytes,
     )

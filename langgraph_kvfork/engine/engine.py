@@ -43,7 +43,7 @@ from langgraph_kvfork.engine.params import (
 from langgraph_kvfork.engine.registry import Registry
 from langgraph_kvfork.engine.request import RANDOM_SEED, Request
 from langgraph_kvfork.engine.request_struct import native_request
-from langgraph_kvfork.engine.stats import EngineStats
+from langgraph_kvfork.engine.stats import EngineStats, MemoryPart
 from langgraph_kvfork.engine.weights import Weights
 from langgraph_kvfork.errors import (
     EngineClosedError,
@@ -52,7 +52,7 @@ from langgraph_kvfork.errors import (
     ModelLoadError,
     ProcessForkedError,
 )
-from langgraph_kvfork.native.abi import LogLevel, Stats, last_error, native
+from langgraph_kvfork.native.abi import LogLevel, Part, Stats, last_error, native
 
 _AnyBranch = TypeVar("_AnyBranch", Branch, AsyncBranch)
 
@@ -446,7 +446,12 @@ class Engine:
         """
         with self._use() as handle:
             stats = self._native.kvf.kvf_engine_stats(handle)
-        return EngineStats(**{name: getattr(stats, name) for name, _ in Stats._fields_})
+        counters = {name: getattr(stats, name) for name, _ in Stats._fields_}
+        parts = counters.pop("parts")[: counters.pop("n_parts")]
+        counters["parts"] = tuple(
+            MemoryPart(**{name: getattr(part, name) for name, _ in Part._fields_}) for part in parts
+        )
+        return EngineStats(**counters)
 
     def clear(self) -> None:
         """Drop all that is kept for later forks; running branches go on. Returns when it is done.
@@ -630,7 +635,9 @@ class Engine:
         )
         lora = self._weights.lora
         with llama_log(self._native, verbose=params.verbose) as errors:
-            handle = kvf.kvf_engine_create(self._model, native_params, params.batch_invariant)
+            handle = kvf.kvf_engine_create(
+                self._model, native_params, params.batch_invariant, params.max_gap_ms
+            )
         if handle and (lora is None or kvf.kvf_engine_set_lora(handle, lora, params.lora_scale)):
             return int(handle)
         error = last_error(self._native)

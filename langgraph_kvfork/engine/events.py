@@ -26,6 +26,10 @@ class Usage:
         wait_ms: Milliseconds from its submission until it had a sequence.
         prefill_ms: Milliseconds from then until its first token (its end, if it has none).
         decode_ms: Milliseconds from its first token to its last.
+        recomputed_tokens: How many of `prefilled_tokens` had been computed before, and given up.
+        wanted_n_ctx: If branches had to give up their cells while this one was there: an `n_ctx`
+            with which none had; else None.
+        gap_ms: The longest time between two of its tokens, in milliseconds.
         cell_bytes: Bytes of the KV cache that a token takes; None where tokens do not all take the
             same (sliding windows, recurrent states), or the model's file does not say.
     """
@@ -40,14 +44,10 @@ class Usage:
     wait_ms: float
     prefill_ms: float
     decode_ms: float
+    recomputed_tokens: int = 0
+    wanted_n_ctx: int | None = None
+    gap_ms: float = 0.0
     cell_bytes: int | None = None
-
-    @property
-    def recomputed_tokens(self) -> int:
-        """Tokens that were computed again after a preemption, at least."""
-        if not self.preemptions:
-            return 0
-        return max(self.prefilled_tokens + self.forked_tokens - self.prompt_tokens, 0)
 
 
 @dataclass(frozen=True, slots=True)

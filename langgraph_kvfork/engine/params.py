@@ -65,6 +65,11 @@ class EngineParams:
         batch_invariant: Compute the same for a branch, bit for bit, whatever else is in the batch.
             It costs some speed and some room (a branch takes whole pages of 64 cells), and a few
             batches when the model is loaded, to see that it holds here.
+        max_gap_ms: While branches write, others' prompts are computed in chunks that hold them up
+            for about so many milliseconds, as far as the speed of the steps before can tell; 0: in
+            batches of `n_batch`. A smaller value makes streams smoother, and long prompts later:
+            each step also has the writing branches to compute. It does not hold with
+            `batch_invariant`.
         verbose: Send all of llama.cpp's messages to stderr, not only errors. It holds for the whole
             process, the engine built last decides, and it is no part of an engine's identity.
         model_files: Where `model_path` led: the file, or all files of a split model.
@@ -105,6 +110,7 @@ class EngineParams:
     lora_path: str | os.PathLike[str] | None = field(default=None, compare=False)
     lora_scale: float = 1.0
     batch_invariant: bool = False
+    max_gap_ms: float = 250.0
     verbose: bool = field(default=False, compare=False)
     model_files: tuple[str, ...] = field(init=False, repr=False)
     lora_file: str | None = field(init=False, repr=False)
@@ -169,6 +175,7 @@ class EngineParams:
             for share in self.tensor_split:
                 check_number("tensor_split", share, remedy, low=0)
             object.__setattr__(self, "tensor_split", tuple(map(float, self.tensor_split)))
+        check_number("max_gap_ms", self.max_gap_ms, "give milliseconds, or 0 for no limit", low=0)
         check_number("lora_scale", self.lora_scale, "give a finite number; 0 switches it off")
         require(
             self.chat_template is None or _is_template(self.chat_template),
@@ -267,6 +274,7 @@ def context_key(params: EngineParams, llama: ModuleType, model: int) -> Hashable
         None if template == own else template,
         None if params.lora_file is None else params.lora_scale,
         params.batch_invariant,
+        float(params.max_gap_ms),
     )
 
 

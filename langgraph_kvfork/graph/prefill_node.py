@@ -196,8 +196,7 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         threading.Thread(target=compute, name="kvfork prefill", daemon=True).start()
 
     def _event(self, usage: Usage) -> dict[str, Any]:
-        again = usage.recomputed_tokens
-        return {"model_name": self.llm._model_name, **asdict(usage), "recomputed_tokens": again}
+        return {"model_name": self.llm._model_name, **asdict(usage)}
 
 
 def _added(messages: object) -> NodeFunction | list[BaseMessage] | None:

@@ -18,7 +18,7 @@ from langgraph_kvfork.errors import (
     NativeLibraryError,
 )
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 
@@ -107,10 +107,13 @@ class Usage(ctypes.Structure):
         ("n_prefilled", ctypes.c_uint32),
         ("n_generated", ctypes.c_uint32),
         ("n_preempted", ctypes.c_uint32),
+        ("n_recomputed", ctypes.c_uint32),
+        ("n_cells_wanted", ctypes.c_uint32),
         ("parent", ctypes.c_uint64),
         ("t_wait", ctypes.c_double),
         ("t_prefill", ctypes.c_double),
         ("t_decode", ctypes.c_double),
+        ("t_gap", ctypes.c_double),
     )
 
 
@@ -133,6 +136,18 @@ class Event(ctypes.Structure):
     )
 
 
+class Part(ctypes.Structure):
+    """`struct kvf_part`."""
+
+    _fields_ = (
+        ("cells_total", ctypes.c_uint32),
+        ("cells_used", ctypes.c_uint32),
+        ("pages_total", ctypes.c_uint32),
+        ("pages_empty", ctypes.c_uint32),
+        ("window", ctypes.c_uint32),
+    )
+
+
 class Stats(ctypes.Structure):
     """`struct kvf_stats`."""
 
@@ -142,16 +157,26 @@ class Stats(ctypes.Structure):
         ("decode_tokens", ctypes.c_uint64),
         ("forks", ctypes.c_uint64),
         ("preemptions", ctypes.c_uint64),
+        ("preempted_tokens", ctypes.c_uint64),
+        ("recomputed_tokens", ctypes.c_uint64),
         ("evictions", ctypes.c_uint64),
+        ("evictions_to_start", ctypes.c_uint64),
         ("steps", ctypes.c_uint64),
         ("pages_read", ctypes.c_uint64),
+        ("branches_started", ctypes.c_uint64),
+        ("wait_ms", ctypes.c_double),
+        ("wait_ms_max", ctypes.c_double),
+        ("gap_ms_max", ctypes.c_double),
         ("cells_total", ctypes.c_uint32),
         ("cells_used", ctypes.c_uint32),
         ("cells_used_max", ctypes.c_uint32),
+        ("cells_wanted_max", ctypes.c_uint32),
         ("branches_running", ctypes.c_uint32),
         ("branches_waiting", ctypes.c_uint32),
         ("snapshots", ctypes.c_uint32),
         ("snapshots_kept", ctypes.c_uint32),
+        ("n_parts", ctypes.c_uint32),
+        ("parts", Part * 4),
     )
 
 
@@ -254,7 +279,7 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
         "kvf_stop_loading": (None, []),
         "kvf_engine_create": (
             engine,
-            [ctypes.c_void_p, llama.llama_context_params, ctypes.c_bool],
+            [ctypes.c_void_p, llama.llama_context_params, ctypes.c_bool, ctypes.c_double],
         ),
         "kvf_engine_set_lora": (ctypes.c_bool, [engine, ctypes.c_void_p, ctypes.c_float]),
         "kvf_engine_close": (None, [engine]),

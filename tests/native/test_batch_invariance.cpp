@@ -49,7 +49,7 @@ static kvf_request request_for(const Model & model, const Tokens & prompt) {
 
 static Record alone(const Model & model, const Tokens & prompt) {
     Context                         context(model, model.params(1024, 512, 1));
-    Scheduler                       scheduler(context.ctx.get(), /* batch_invariant = */ true);
+    Scheduler                       scheduler(context.ctx.get(), { /* batch_invariant = */ true });
     std::map<kvf_branch_id, Record> records;
     scheduler.submit(make_branch(model, 1, request_for(model, prompt)));
     run_to_end(scheduler, records);
@@ -71,7 +71,7 @@ static void test_random_company(const Model & model, uint32_t seed, int32_t n_th
     Context context(model, params);
     kvf::prove_batch_invariance(context.ctx.get());
 
-    Scheduler                       scheduler(context.ctx.get(), /* batch_invariant = */ true);
+    Scheduler                       scheduler(context.ctx.get(), { /* batch_invariant = */ true });
     std::map<kvf_branch_id, Record> records;
     std::vector<kvf::Event>         events;
     for (size_t i = 0; i < prompts.size(); ++i) {

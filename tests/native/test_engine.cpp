@@ -19,7 +19,7 @@ struct EngineDeleter {
 using EnginePtr = std::unique_ptr<kvf_engine, EngineDeleter>;
 
 static EnginePtr make_engine(const Model & model, uint32_t n_ctx, uint32_t n_batch, uint32_t n_seq_max) {
-    EnginePtr engine(kvf_engine_create(model.model.get(), model.params(n_ctx, n_batch, n_seq_max), false));
+    EnginePtr engine(kvf_engine_create(model.model.get(), model.params(n_ctx, n_batch, n_seq_max), false, 0.0));
     CHECK(engine);
     return engine;
 }
@@ -105,9 +105,9 @@ static void test_bad_requests_are_refused_by_name(const Model & model) {
 }
 
 static void test_bad_engines_are_refused(const Model & model) {
-    CHECK(!kvf_engine_create(nullptr, model.params(256, 64, 4), false));
-    CHECK(!kvf_engine_create(model.model.get(), model.params(256, 64, 0), false));
-    CHECK(!kvf_engine_create(model.model.get(), model.params(256, 64, 100000), false));
+    CHECK(!kvf_engine_create(nullptr, model.params(256, 64, 4), false, 0.0));
+    CHECK(!kvf_engine_create(model.model.get(), model.params(256, 64, 0), false, 0.0));
+    CHECK(!kvf_engine_create(model.model.get(), model.params(256, 64, 100000), false, 0.0));
     CHECK(std::strstr(kvf_last_error(), "n_seq_max = 100000"));
 }
 

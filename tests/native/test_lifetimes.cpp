@@ -22,7 +22,7 @@ struct Bench {
                    kvf::Clock::duration run_limit = kvf::Snapshots::RUN_LIMIT)
         : model(model),
           context(model, model.params(512, 64, n_seq_max)),
-          scheduler(context.ctx.get(), /* batch_invariant = */ false, run_limit) {
+          scheduler(context.ctx.get(), { /* batch_invariant = */ false, /* max_gap_ms = */ 0.0, run_limit }) {
         CHECK(scheduler.stats().cells_total == 512);
     }
 

@@ -64,7 +64,7 @@ void test_nothing_is_done_with_null(const Model & model) {
         CHECK(is_refused);
         check_last_error((std::string(name) + ": is NULL").c_str());
     };
-    refused(!kvf_engine_create(nullptr, model.params(256, 64, 4), false), "model");
+    refused(!kvf_engine_create(nullptr, model.params(256, 64, 4), false, 0.0), "model");
     refused(!kvf_engine_set_lora(nullptr, nullptr, 1.0f), "engine");
     refused(!kvf_engine_clear(nullptr), "engine");
     refused(kvf_engine_stats(nullptr).cells_total == 0, "engine");
@@ -85,7 +85,7 @@ void test_nothing_is_done_with_null(const Model & model) {
     kvf_answer_free(nullptr);
     kvf_string_free(nullptr);
 
-    kvf_engine * engine = kvf_engine_create(model.model.get(), model.params(256, 64, 4), false);
+    kvf_engine * engine = kvf_engine_create(model.model.get(), model.params(256, 64, 4), false, 0.0);
     CHECK(engine);
     refused(!kvf_engine_set_lora(engine, nullptr, 1.0f), "lora");
     refused(kvf_submit(engine, nullptr) == 0, "request");
@@ -399,7 +399,7 @@ void test_answers_are_bounded(const Model & model) {
 }
 
 void test_parameters_are_bounded(const Model & model) {
-    kvf_engine * engine = kvf_engine_create(model.model.get(), model.params(256, 64, 4), false);
+    kvf_engine * engine = kvf_engine_create(model.model.get(), model.params(256, 64, 4), false, 0.0);
     CHECK(engine);
     const Tokens      tokens  = { 1, 2, 3 };
     const kvf_request good    = make_request(tokens, 4);

@@ -17,7 +17,7 @@ struct Bench {
     kvf_branch_id                   n_branches = 0;
 
     Bench(const Model & model, const llama_context_params & params, bool batch_invariant = false)
-        : model(model), context(model, params), scheduler(context.ctx.get(), batch_invariant) {}
+        : model(model), context(model, params), scheduler(context.ctx.get(), { batch_invariant }) {}
 
     Tokens random(size_t n) { return random_tokens(rng, n, model.n_vocab()); }
 
@@ -175,6 +175,25 @@ static void test_long_prompt_starts_in_a_small_window(const Model & model, bool 
     CHECK(bench.call(prompt, 1).n_prefilled > 0);
 }
 
+// A window's part with pages for a window and a batch only, which never begin at the start of a page: chunks are smaller
+// then, and nobody gives way.
+static void test_chunks_are_smaller_in_a_tight_window(const Model & model) {
+    for (const bool batch_invariant : { false, true }) {
+        for (const uint32_t n_seq_max : { 1u, 2u }) {
+            llama_context_params params = model.params(4096, 256 - 32 * n_seq_max, n_seq_max);
+            params.swa_full             = false;
+            Bench bench(model, params, batch_invariant);
+            CHECK(bench.stats().parts[1].pages_total == 4);
+            bench.submit(bench.random(37), 60);
+            const Tokens prompt = bench.random(1500);
+            bench.submit(prompt, 4);
+            run_to_end(bench.scheduler, bench.records);
+            CHECK(bench.stats().preemptions == 0 && bench.stats().prefill_tokens == 1537);
+            CHECK(bench.records[1].tokens.size() == 60 && bench.records[2].tokens.size() == 4);
+        }
+    }
+}
+
 // The owner of a prefix gives way while another branch waits for the prefix. It pauses there all the same when it computes
 // it again: with recurrent states, there is no other moment to fork it.
 static void test_preempted_owner_still_pauses_for_others(const Model & model) {
@@ -193,6 +212,60 @@ static void test_preempted_owner_still_pauses_for_others(const Model & model) {
     CHECK(bench.records[waiter].usage.n_forked == 100 && bench.records[waiter].usage.n_prefilled == 7);
 }
 
+// What preemptions say they want is what it takes to have none.
+static void test_what_would_have_been_enough(const Model & model) {
+    const auto run = [&](uint32_t n_ctx) {
+        Bench bench(model, model.params(n_ctx, 64, 16));
+        for (int i = 0; i < 6; ++i) { // of two pages each
+            bench.submit(bench.random(30), 60);
+        }
+        run_to_end(bench.scheduler, bench.records);
+        uint64_t n_recomputed = 0;
+        uint32_t n_wanted     = 0;
+        for (const auto & [id, r] : bench.records) {
+            CHECK(r.tokens.size() == 60 && (r.usage.n_preempted > 0) == (r.usage.n_recomputed > 0));
+            n_recomputed += r.usage.n_recomputed;
+            n_wanted = std::max(n_wanted, r.usage.n_cells_wanted);
+        }
+        const kvf_stats stats = bench.stats();
+        CHECK(stats.recomputed_tokens == n_recomputed && stats.cells_wanted_max == n_wanted);
+        CHECK(stats.preempted_tokens >= stats.recomputed_tokens);
+        return stats;
+    };
+    const kvf_stats little = run(256);
+    CHECK(little.preemptions > 0 && little.recomputed_tokens > 0);
+    CHECK(little.cells_wanted_max > 256 && little.cells_wanted_max <= 14 * 64); // 12 pages, or little more
+    const kvf_stats enough = run(little.cells_wanted_max);
+    CHECK(enough.preemptions == 0 && enough.recomputed_tokens == 0 && enough.cells_wanted_max == 0);
+}
+
+// of a model with a window, both parts
+static void test_parts_are_counted(const Model & model) {
+    llama_context_params params = model.params(1024, 64, 4);
+    params.swa_full             = false;
+    Bench bench(model, params);
+    bench.call(bench.random(200), 0);
+    const kvf_stats stats = bench.stats();
+    CHECK(stats.n_parts == 2);
+    const kvf_part & all    = stats.parts[0];
+    const kvf_part & window = stats.parts[1];
+    CHECK(all.cells_total == 1024 && all.cells_used == 200 && all.pages_total == 16 && all.pages_empty == 12);
+    CHECK(all.cells_total == stats.cells_total && all.cells_used == stats.cells_used && all.window == 0);
+    CHECK(window.window == 32 && window.cells_total == 256 && window.pages_total == 4);
+    CHECK(window.cells_used < 200 && window.pages_empty < 4);
+}
+
+static void test_reasons_for_evictions(const Model & model) {
+    Bench bench(model, model.params(512, 64, 8)); // 8 pages
+    bench.call(bench.random(200), 0);
+    bench.call(bench.random(200), 0);
+    CHECK(bench.stats().evictions == 0);
+    bench.call(bench.random(60), 4); // takes a page to start
+    CHECK(bench.stats().evictions == 1 && bench.stats().evictions_to_start == 1);
+    bench.call(bench.random(192), 80); // 3 pages are free: it takes the fourth when it goes on
+    CHECK(bench.stats().evictions == 2 && bench.stats().evictions_to_start == 1);
+}
+
 int main(int argc, char ** argv) {
     CHECK(argc == 4);
     const Model model(argv[1]);
@@ -200,9 +273,13 @@ int main(int argc, char ** argv) {
     test_nothing_goes_for_what_cannot_start(model);
     test_no_sequence_goes_for_what_cannot_start(model);
     test_nothing_goes_if_what_is_kept_is_in_the_way(model);
+    test_what_would_have_been_enough(model);
+    test_reasons_for_evictions(model);
     const Model windowed(argv[2]);
+    test_parts_are_counted(windowed);
     test_long_prompt_starts_in_a_small_window(windowed, false);
     test_long_prompt_starts_in_a_small_window(windowed, true);
+    test_chunks_are_smaller_in_a_tight_window(windowed);
     test_preempted_owner_still_pauses_for_others(Model(argv[3]));
     return 0;
 }
