@@ -275,6 +275,8 @@ KVF_API char * kvf_chat_capabilities(const kvf_chat * chat);
 //   "format"       a string for kvf_request::format and kvf_answer_create
 //   "left_out"     what is not in the prompt: objects with "index" (of the message or the tool) and "part" ("content",
 //                  "reasoning_content", "name", "tool_calls" or "tool")
+//   "text_marks"   of "stop": what the template writes between messages and the vocabulary has no special tokens for, so that
+//                  a message which has it in it cannot be told from the template
 //   "is_fallback"  whether the model has no template, so that this is ChatML
 KVF_API char * kvf_chat_render(const kvf_chat * chat, const char * request);
 KVF_API void   kvf_string_free(char * string);

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstring>
+#include <tuple>
 
 namespace kvf {
 
@@ -203,27 +204,38 @@ std::vector<LeftOut> give_way(common_chat_templates_inputs & inputs, const std::
     return given_up;
 }
 
-// An answer in the history may begin with its thought, in the template's marks, which are not to be found in text: it is put
-// where the template looks for thoughts. Returns whether there was one.
-bool take_thoughts(common_chat_templates_inputs & inputs, const common_chat_params & params) {
-    bool found = false;
-    if (params.thinking_start_tag.empty() || params.thinking_end_tags.empty()) {
-        return found;
+// What a thought begins and ends with; two empty texts, if there are no thoughts.
+std::pair<std::string, std::string> thinking_marks(const common_chat_templates * templates) {
+    common_chat_templates_inputs inputs;
+    inputs.messages.emplace_back();
+    inputs.messages.back().role    = "user";
+    inputs.messages.back().content = "?";
+    try {
+        const common_chat_params params = common_chat_templates_apply(templates, inputs);
+        if (!params.thinking_start_tag.empty() && !params.thinking_end_tags.empty()) {
+            return { params.thinking_start_tag,
+                     string_strip(params.thinking_end_tags.front()) }; // others begin what may follow
+        }
+    } catch (const std::exception &) { // it refuses this message, and may take others
     }
-    const std::string & start_mark = params.thinking_start_tag;
-    const std::string   end_mark =
-        string_strip(params.thinking_end_tags.front()); // others end a thought without ending it
+    return {};
+}
+
+// An answer in the history may begin with its thought, in the template's marks, which are not to be found in text: it is put
+// where the template looks for thoughts.
+void take_thoughts(common_chat_templates_inputs & inputs, const std::string & start, const std::string & end) {
     for (common_chat_msg & message : inputs.messages) {
         const std::string content = string_strip(message.content);
-        const size_t      end     = content.find(end_mark, start_mark.size());
-        if (message.role == "assistant" && message.reasoning_content.empty() && end != std::string::npos &&
-            content.compare(0, start_mark.size(), start_mark) == 0) {
-            message.reasoning_content = string_strip(content.substr(start_mark.size(), end - start_mark.size()));
-            message.content           = string_strip(content.substr(end + end_mark.size()));
-            found                     = true;
+        if (message.role != "assistant" || !message.reasoning_content.empty() ||
+            content.compare(0, start.size(), start) != 0) {
+            continue;
+        }
+        const size_t at = content.find(end, start.size());
+        if (at != std::string::npos) {
+            message.reasoning_content = string_strip(content.substr(start.size(), at - start.size()));
+            message.content           = string_strip(content.substr(at + end.size()));
         }
     }
-    return found;
 }
 
 // what the template, or else Jinja, says; llama-common reports at length where
@@ -262,12 +274,11 @@ ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
                                                                 common_chat_templates_source(templates_.get()));
         }
         const llama_vocab * vocab = llama_model_get_vocab(model);
-        if (llama_vocab_type(vocab) != LLAMA_VOCAB_TYPE_NONE) {
-            plain_text_.emplace(vocab, common_chat_templates_source(templates_.get()) +
-                                           common_chat_templates_source(templates_.get(), "tool_use") +
-                                           (with_tools_ ? tool_prelude : ""));
-            turn_marks_ = turn_marks_in_text(vocab, templates_.get());
-        }
+        plain_text_.emplace(vocab, common_chat_templates_source(templates_.get()) +
+                                       common_chat_templates_source(templates_.get(), "tool_use") +
+                                       (with_tools_ ? tool_prelude : ""));
+        turn_marks_                              = turn_marks_in_text(vocab, templates_.get());
+        std::tie(thinking_start_, thinking_end_) = thinking_marks(templates_.get());
     } catch (const std::exception & e) {
         throw Error(KVF_ERROR_INVALID, std::string("chat_template: does not parse: ") + e.what());
     }
@@ -315,6 +326,7 @@ std::string ChatTemplate::capabilities() const {
 }
 
 std::string ChatTemplate::render(const std::string & request) const {
+    std::string mark; // of text in what is rendered
     try {
         const common_json             json      = parse_request(request);
         common_chat_templates_inputs  inputs    = parse(json);
@@ -332,17 +344,23 @@ std::string ChatTemplate::render(const std::string & request) const {
             lost = left_out(templates, inputs);
             lost.insert(lost.end(), given_up.begin(), given_up.end());
         }
-        common_chat_params    params = apply(templates, inputs);
+        common_chat_params    params;
         std::vector<uint64_t> plain;
-        if (plain_text_ && !json.value("special_tokens_in_text", false)) {
-            // the marks are for the prompt only: names and schemas are in the grammar, too
-            const std::string            mark         = plain_text_->free_mark(request);
-            common_chat_templates_inputs marked       = inputs;
-            const bool                   has_thoughts = take_thoughts(marked, params);
-            if (plain_text_->mark(marked, mark) || has_thoughts) {
-                params.prompt = apply(templates, marked).prompt;
-                plain         = plain_text_->unmark(params.prompt, mark);
+        if (json.value("special_tokens_in_text", false)) {
+            params = apply(templates, inputs);
+        } else {
+            if (!thinking_start_.empty()) {
+                take_thoughts(inputs, thinking_start_, thinking_end_);
             }
+            mark = plain_text_->free_mark(request);
+            plain_text_->mark_messages(inputs, mark);
+            params = apply(templates, inputs);
+            // a grammar has names and schemas in it, which must not be marked there
+            if (plain_text_->mark_schemas(inputs, mark)) {
+                params.prompt = apply(templates, inputs).prompt;
+            }
+            plain = plain_text_->unmark(params.prompt, mark);
+            string_replace_all(params.generation_prompt, mark, "");
         }
         hold_json_values(params);
         if (json.contains("rules") && !params.grammar.empty()) {
@@ -359,8 +377,10 @@ std::string ChatTemplate::render(const std::string & request) const {
         for (const uint64_t offset : plain) {
             result["plain"].push_back(offset);
         }
-        for (const std::string & mark : turn_marks_) {
-            result["stop"].push_back(mark);
+        result["text_marks"] = common_json::array();
+        for (const std::string & turn_mark : turn_marks_) {
+            result["stop"].push_back(turn_mark);
+            result["text_marks"].push_back(turn_mark);
         }
         result["left_out"] = common_json::array();
         for (const LeftOut & text : lost) {
@@ -374,8 +394,11 @@ std::string ChatTemplate::render(const std::string & request) const {
     } catch (const Error &) {
         throw;
     } catch (const std::exception & e) {
-        const std::string report = e.what();
-        const size_t      schema = report.find("JSON schema ");
+        std::string report = e.what();
+        if (!mark.empty()) {
+            string_replace_all(report, mark, "");
+        }
+        const size_t schema = report.find("JSON schema ");
         if (schema != std::string::npos) {
             throw Error(KVF_ERROR_INVALID, "a schema (of response_format, or of a tool) cannot be made a grammar: " +
                                                report.substr(schema) + "; change it there, or leave that part open");

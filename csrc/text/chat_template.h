@@ -32,8 +32,10 @@ class ChatTemplate {
                                   const common_chat_templates_inputs & inputs) const;
 
     common_chat_templates_ptr templates_;
-    common_chat_templates_ptr with_tools_; // if the template itself tells of no tools: with the prelude in front
-    std::optional<PlainText>  plain_text_; // if there is a vocabulary
+    common_chat_templates_ptr with_tools_;     // if the template itself tells of no tools: with the prelude in front
+    std::optional<PlainText>  plain_text_;     // always, once it is constructed
+    std::string               thinking_start_; // "": no thoughts
+    std::string               thinking_end_;
     std::vector<std::string>  turn_marks_; // that are text, as turn_marks_in_text() returns them
 
     // what was left out of earlier requests, by their shapes

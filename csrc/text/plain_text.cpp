@@ -64,21 +64,27 @@ PlainText::PlainText(const llama_vocab * vocab, const std::string & source) : so
         if (attr & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN) ||
             (attr & LLAMA_TOKEN_ATTR_USER_DEFINED && is_mark(text, source))) {
             texts_.insert(text);
-            lengths_.insert(text.size());
-            starts_.insert(text[0]);
+            lengths_[text.substr(0, 2)].insert(text.size());
+            starts_[static_cast<unsigned char>(text[0])] = true;
         }
     }
 }
 
 bool PlainText::begins(const std::string & text, size_t offset) const {
-    return std::any_of(lengths_.begin(), lengths_.end(), [&](size_t length) {
-        return offset + length <= text.size() && texts_.count(text.substr(offset, length)) > 0;
-    });
+    for (const size_t n : { 1, 2 }) {
+        const auto lengths = lengths_.find(text.substr(offset, n));
+        if (lengths != lengths_.end() &&
+            std::any_of(lengths->second.begin(), lengths->second.end(),
+                        [&](size_t length) { return texts_.count(text.substr(offset, length)) > 0; })) {
+            return true;
+        }
+    }
+    return false;
 }
 
 // Returns how long the character at an offset is, if it is to be marked; 0 if not.
 size_t PlainText::first_character(const std::string & text, size_t offset) const {
-    if (!starts_.count(text[offset])) {
+    if (!starts_[static_cast<unsigned char>(text[offset])]) {
         return 0;
     }
     if (is_rare(text[offset])) {
@@ -88,12 +94,8 @@ size_t PlainText::first_character(const std::string & text, size_t offset) const
 }
 
 std::string PlainText::free_mark(const std::string & request) const {
-    // ASCII, which no filter escapes; then those that Unicode leaves to private use
-    std::vector<uint32_t> candidates = { 0x7f };
-    for (uint32_t codepoint = 0xe000; codepoint < 0xf900; ++codepoint) {
-        candidates.push_back(codepoint);
-    }
-    for (const uint32_t codepoint : candidates) {
+    // an ASCII one, which no filter escapes; then those that Unicode leaves to private use
+    for (uint32_t codepoint = 0x7f; codepoint < 0xf900; codepoint = std::max(codepoint + 1, 0xe000U)) {
         const std::string mark = common_unicode_cpt_to_utf8(codepoint);
         if (request.find(mark) == std::string::npos && source_.find(mark) == std::string::npos &&
             !has_escape(request, escape_of(codepoint))) {
@@ -107,13 +109,16 @@ std::string PlainText::free_mark(const std::string & request) const {
 
 std::string PlainText::marked(const std::string & text, const std::string & mark) const {
     std::string result;
+    size_t      from = 0; // what is not copied yet
     for (size_t i = 0; i < text.size();) {
         const size_t n = first_character(text, i);
-        result.append(text, i, std::max<size_t>(n, 1));
-        result += n ? mark : "";
         i += std::max<size_t>(n, 1);
+        if (n) {
+            result.append(text, from, i - from).append(mark);
+            from = i;
+        }
     }
-    return result;
+    return result.append(text, from, std::string::npos);
 }
 
 // In JSON, only what is in strings can become a text.
@@ -147,61 +152,63 @@ std::string PlainText::marked_json(const std::string & json, const std::string &
     return result;
 }
 
-bool PlainText::mark(common_chat_templates_inputs & inputs, const std::string & mark) const {
-    bool       found = false;
-    const auto text  = [&](std::string & value) {
-        std::string result = marked(value, mark);
-        found              = found || result.size() > value.size();
-        value              = std::move(result);
-    };
-    const auto json = [&](std::string & value) {
-        std::string result = marked_json(value, mark);
-        found              = found || result.size() > value.size();
-        value              = std::move(result);
-    };
+bool PlainText::mark_text(std::string & text, const std::string & mark) const {
+    const size_t size = text.size();
+    text              = marked(text, mark);
+    return text.size() > size;
+}
+
+bool PlainText::mark_json(std::string & json, const std::string & mark) const {
+    const size_t size = json.size();
+    json              = marked_json(json, mark);
+    return json.size() > size;
+}
+
+bool PlainText::mark_messages(common_chat_templates_inputs & inputs, const std::string & mark) const {
+    bool found = false;
     for (common_chat_msg & message : inputs.messages) {
-        text(message.role);
-        text(message.content);
+        for (std::string * text : { &message.role, &message.content, &message.reasoning_content, &message.tool_name,
+                                    &message.tool_call_id }) {
+            found |= mark_text(*text, mark);
+        }
         for (common_chat_msg_content_part & part : message.content_parts) {
-            text(part.text);
+            found |= mark_text(part.text, mark);
         }
-        text(message.reasoning_content);
-        text(message.tool_name);
-        text(message.tool_call_id);
         for (common_chat_tool_call & call : message.tool_calls) {
-            text(call.name);
-            text(call.id);
-            json(call.arguments);
+            found |= mark_text(call.name, mark);
+            found |= mark_text(call.id, mark);
+            found |= mark_json(call.arguments, mark);
         }
-    }
-    for (common_chat_tool & tool : inputs.tools) {
-        text(tool.name);
-        text(tool.description);
-        json(tool.parameters);
     }
     for (auto & [name, value] : inputs.chat_template_kwargs) {
-        json(value);
+        found |= mark_json(value, mark);
     }
-    json(inputs.json_schema);
+    return found;
+}
+
+bool PlainText::mark_schemas(common_chat_templates_inputs & inputs, const std::string & mark) const {
+    bool found = mark_json(inputs.json_schema, mark);
+    for (common_chat_tool & tool : inputs.tools) {
+        found |= mark_text(tool.name, mark);
+        found |= mark_text(tool.description, mark);
+        found |= mark_json(tool.parameters, mark);
+    }
     return found;
 }
 
 std::vector<uint64_t> PlainText::unmark(std::string & prompt, const std::string & mark) const {
+    const auto codepoint = common_parse_utf8_codepoint(mark, 0).codepoint;
+    string_replace_all(prompt, "\\" + escape_of(codepoint), mark); // as a template may have escaped it
+
     std::string         result;
     std::vector<size_t> ends; // of characters with a mark
-    const auto          codepoint = common_parse_utf8_codepoint(mark, 0).codepoint;
-    const std::string   escape    = "\\" + escape_of(codepoint); // as a template may have written it
-    for (size_t i = 0; i < prompt.size();) {
-        const size_t n = prompt.compare(i, mark.size(), mark) == 0       ? mark.size()
-                         : prompt.compare(i, escape.size(), escape) == 0 ? escape.size()
-                                                                         : 0;
-        if (n) {
-            ends.push_back(result.size());
-            i += n;
-        } else {
-            result += prompt[i++];
-        }
+    size_t              from = 0;
+    for (size_t at = prompt.find(mark); at != std::string::npos; at = prompt.find(mark, from)) {
+        result.append(prompt, from, at - from);
+        ends.push_back(result.size());
+        from = at + mark.size();
     }
+    result.append(prompt, from, std::string::npos);
     prompt = std::move(result);
 
     std::vector<uint64_t> offsets;

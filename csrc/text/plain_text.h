@@ -2,7 +2,9 @@
 
 #include "chat.h"
 
+#include <array>
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -24,8 +26,9 @@ class PlainText {
     // Throws Error(KVF_ERROR_INVALID) if there is none.
     std::string free_mark(const std::string & request) const;
 
-    // Marks all text of a request. Returns whether there was any to mark.
-    bool mark(common_chat_templates_inputs & inputs, const std::string & mark) const;
+    // Marks all text of messages and variables, or of tools and the schema. Returns whether there was any to mark.
+    bool mark_messages(common_chat_templates_inputs & inputs, const std::string & mark) const;
+    bool mark_schemas(common_chat_templates_inputs & inputs, const std::string & mark) const;
 
     // Takes the marks out of a prompt. Returns the offsets of its bytes that are part of no special token, in order.
     std::vector<uint64_t> unmark(std::string & prompt, const std::string & mark) const;
@@ -35,11 +38,13 @@ class PlainText {
     size_t      first_character(const std::string & text, size_t offset) const;
     std::string marked(const std::string & text, const std::string & mark) const;
     std::string marked_json(const std::string & json, const std::string & mark) const;
+    bool        mark_text(std::string & text, const std::string & mark) const;
+    bool        mark_json(std::string & json, const std::string & mark) const;
 
-    std::string           source_;
-    std::set<std::string> texts_;   // of special tokens
-    std::set<size_t>      lengths_; // of these
-    std::set<char>        starts_;  // bytes that they begin with
+    std::string                             source_;
+    std::set<std::string>                   texts_;    // of special tokens
+    std::map<std::string, std::set<size_t>> lengths_;  // of these, by their first two bytes
+    std::array<bool, 256>                   starts_{}; // bytes that they begin with
 };
 
 } // namespace kvf

@@ -113,6 +113,8 @@ class ChatTemplate:
         rendered = _take_json(self._native, kvf.kvf_chat_render(self._handle, text))
         if rendered["is_fallback"]:
             self._warn_once(_NO_TEMPLATE)
+        for mark in rendered["text_marks"]:
+            self._check_text_mark(mark, messages)
         # a prefix is only a beginning: the whole prompt has what it lacks, or is refused
         for left_out in rendered["left_out"] if add_generation_prompt else ():
             self._check_left_out(left_out["index"], left_out["part"], messages)
@@ -123,6 +125,15 @@ class ChatTemplate:
             stop=tuple(rendered["stop"]),
             plain=tuple(rendered["plain"]),
         )
+
+    def _check_text_mark(self, mark: str, messages: Sequence[Mapping[str, Any]]) -> None:
+        for i, message in enumerate(messages):
+            if mark in _text(message):
+                self._warn_once(
+                    f"messages[{i}] has {mark.strip()!r} in it. The chat template writes this "
+                    "between messages, and to this model's vocabulary it is ordinary text: the "
+                    "model cannot tell the two apart. Take it out of texts that you do not trust."
+                )
 
     def _check_left_out(self, index: int, part: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """Refuse what the template leaves out of the prompt, or warn of it once."""
@@ -160,6 +171,11 @@ class ChatTemplate:
             self._told.add(kind)
         if is_new:
             warnings.warn(message, PromptWarning, stacklevel=2)
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
 
 
 _NO_TEMPLATE = (
