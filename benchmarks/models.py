@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.job import ROOT
 from benchmarks.qwen_shape import qwen_shape
-from langgraph_kvfork.chat.default_model import smollm2_path
+from langgraph_kvfork.engine.default_model import smollm2_path
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from langgraph_kvfork import Engine
-from langgraph_kvfork.chat.messages import to_openai
 from langgraph_kvfork.cli.demo import QUESTIONS
+from langgraph_kvfork.convert.messages import to_openai
 from langgraph_kvfork.engine.params import EngineParams
 
 TEXT = Path(__file__).parents[1] / "LICENSE"

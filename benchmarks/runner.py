@@ -56,7 +56,7 @@ def run(grid_name: str, only: Mapping[str, Collection[str]]) -> Results:
 
 def one_round(task: Task, threads: int, limit: float) -> dict[str, Any]:
     """Measure a task once."""
-    program, stock = task.benchmark, "stock" in task.contestant.split("+")
+    program, stock = f"measures.{task.benchmark}", "stock" in task.contestant.split("+")
     if task.benchmark == "fan-out":
         contestant = CONTESTANTS[task.contestant]
         program, stock = f"contestants.{contestant.program}", contestant.stock_library

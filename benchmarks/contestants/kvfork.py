@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.graph import timed
 from benchmarks.job import Found, Job, serve
+from benchmarks.measures.graph import timed
 from langgraph_kvfork import ChatKVFork
 
 

@@ -13,9 +13,9 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from benchmarks.graph import count_tokens, timed
 from benchmarks.job import Found, Job, serve
-from langgraph_kvfork.chat.messages import to_openai
+from benchmarks.measures.graph import count_tokens, timed
+from langgraph_kvfork.convert.messages import to_openai
 
 
 class LockedLlama(BaseChatModel):

@@ -17,8 +17,8 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.graph import count_tokens, timed
 from benchmarks.job import STOCK, Found, Job, serve
+from benchmarks.measures.graph import count_tokens, timed
 from benchmarks.prompts import messages
 
 

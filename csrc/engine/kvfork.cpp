@@ -1,9 +1,9 @@
 #include "kvfork.h"
 
+#include "chat/answer.h"
+#include "chat/chat_template.h"
 #include "engine/engine.h"
 #include "engine/error.h"
-#include "text/answer.h"
-#include "text/chat_template.h"
 
 #include "llama-plain-text.h"
 #include "log.h"

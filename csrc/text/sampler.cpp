@@ -1,7 +1,7 @@
 #include "text/sampler.h"
 
+#include "chat/answer_format.h"
 #include "engine/error.h"
-#include "text/answer_format.h"
 #include "text/grammar.h"
 
 #include <algorithm>

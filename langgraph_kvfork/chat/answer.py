@@ -13,9 +13,9 @@ from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
+from langgraph_kvfork.branches.events import Done, Event, Logprob, Token, Usage
 from langgraph_kvfork.engine.chat_template import RenderedPrompt
 from langgraph_kvfork.engine.engine import Engine
-from langgraph_kvfork.engine.events import Done, Event, Logprob, Token, Usage
 
 PROVIDER = "kvfork"
 """`model_provider` in messages, and `ls_provider` in traces."""

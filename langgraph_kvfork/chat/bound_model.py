@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableBinding
 
 from langgraph_kvfork.chat.structured_output import Schema, structured_output
-from langgraph_kvfork.chat.tools import AnyTool
+from langgraph_kvfork.convert.tools import AnyTool
 
 
 class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):

@@ -9,13 +9,13 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from langgraph_kvfork.chat.messages import to_openai
-from langgraph_kvfork.chat.tools import Tools
+from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.chat.whole_answer import check_answer
 from langgraph_kvfork.checks import require
+from langgraph_kvfork.convert.messages import to_openai
+from langgraph_kvfork.convert.tools import Tools
 from langgraph_kvfork.engine.chat_template import RenderedPrompt
 from langgraph_kvfork.engine.engine import Engine
-from langgraph_kvfork.engine.request import Request
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.order.thoughts import watch_thoughts
 from langgraph_kvfork.schema.check import schema_check

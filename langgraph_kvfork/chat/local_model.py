@@ -14,8 +14,8 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from pydantic import BeforeValidator, ConfigDict
 from typing_extensions import Self
 
-from langgraph_kvfork.chat.default_model import FILE, smollm2_path
 from langgraph_kvfork.chat.errors import langchain_errors
+from langgraph_kvfork.engine.default_model import FILE, smollm2_path
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.engine.keep_alive import keep_alive_seconds
 from langgraph_kvfork.engine.params import EngineParams, absolute_path

@@ -18,12 +18,12 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from typing_extensions import Self
 
+from langgraph_kvfork.branches.events import PrefillProgress, Usage
+from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.chat.answer import PROVIDER, Answer
 from langgraph_kvfork.chat.bound_model import BoundModel
 from langgraph_kvfork.chat.call import Call
-from langgraph_kvfork.chat.default_model import FILE
 from langgraph_kvfork.chat.errors import langchain_errors
-from langgraph_kvfork.chat.hub import download
 from langgraph_kvfork.chat.local_model import ENGINE_FIELDS, LocalChatModel
 from langgraph_kvfork.chat.other_names import OTHER_NAMES
 from langgraph_kvfork.chat.profile import model_profile
@@ -36,8 +36,6 @@ from langgraph_kvfork.chat.structured_output import (
     structured_output,
 )
 from langgraph_kvfork.chat.token_count import count_tokens
-from langgraph_kvfork.chat.tool_choice import ToolChoice
-from langgraph_kvfork.chat.tools import AnyTool, chosen_tools, openai_tools
 from langgraph_kvfork.chat.validation import is_known_good, key_of, refusal, remember
 from langgraph_kvfork.checks import (
     check_integer,
@@ -46,11 +44,13 @@ from langgraph_kvfork.checks import (
     refuse_unknown,
     require,
 )
+from langgraph_kvfork.convert.tool_choice import ToolChoice
+from langgraph_kvfork.convert.tools import AnyTool, chosen_tools, openai_tools
+from langgraph_kvfork.engine.default_model import FILE
 from langgraph_kvfork.engine.engine import Engine
-from langgraph_kvfork.engine.events import PrefillProgress, Usage
+from langgraph_kvfork.engine.hub import download
 from langgraph_kvfork.engine.keep_alive import keep_alive_seconds
 from langgraph_kvfork.engine.params import EngineParams
-from langgraph_kvfork.engine.request import Request
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.hooks.place import heartbeat, progress_with_heartbeat, token_listener
 from langgraph_kvfork.hooks.prompt_thread import call_beside_loop

@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from langgraph_kvfork.branches.events import Done, Event, Usage
 from langgraph_kvfork.engine.engine import Engine
-from langgraph_kvfork.engine.events import Done, Event, Usage
 
 _PAGE = 64
 """Cells in a page; a branch may leave the rest of one empty."""

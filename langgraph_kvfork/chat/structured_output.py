@@ -18,9 +18,9 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
-from langgraph_kvfork.chat.type_schema import model_schema
 from langgraph_kvfork.chat.whole_answer import no_match, not_whole, text_of
 from langgraph_kvfork.checks import require
+from langgraph_kvfork.convert.type_schema import model_schema
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.schema.check import Check, parse_json, schema_check
 from langgraph_kvfork.schema.held import NOT_PLAIN, held_answer, warn_of_dropped

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from langgraph_kvfork.chat.messages import to_openai
+from langgraph_kvfork.convert.messages import to_openai
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.errors import InvalidRequestError
 

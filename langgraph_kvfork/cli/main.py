@@ -51,8 +51,8 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from langgraph_kvfork.chat.default_model import smollm2_path
     from langgraph_kvfork.cli.doctor import doctor, doctor_text
+    from langgraph_kvfork.engine.default_model import smollm2_path
 
     _show(
         doctor(smollm2_path() if options.model is None else options.model),

@@ -15,22 +15,24 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
+from langgraph_kvfork.branches.branch import AsyncBranch, Branch
+from langgraph_kvfork.branches.dispatcher import Dispatcher
+from langgraph_kvfork.branches.events import Done, PrefillProgress, Usage
+from langgraph_kvfork.branches.request import RANDOM_SEED, Request
+from langgraph_kvfork.branches.request_struct import native_request
 from langgraph_kvfork.checks import check_integer, require
-from langgraph_kvfork.engine.branch import AsyncBranch, Branch
 from langgraph_kvfork.engine.chat_template import (
     AnswerReader,
     ChatTemplate,
     RenderedPrompt,
     tokenize,
 )
-from langgraph_kvfork.engine.dispatcher import Dispatcher
 from langgraph_kvfork.engine.ending import (
     begin_ending,
     native_work,
     stop_if_ending,
     wait_for_work,
 )
-from langgraph_kvfork.engine.events import Done, PrefillProgress, Usage
 from langgraph_kvfork.engine.keep_alive import IdleTimer
 from langgraph_kvfork.engine.model_facts import cell_bytes
 from langgraph_kvfork.engine.model_file import in_words, llama_log
@@ -41,8 +43,6 @@ from langgraph_kvfork.engine.params import (
     weights_key,
 )
 from langgraph_kvfork.engine.registry import Registry
-from langgraph_kvfork.engine.request import RANDOM_SEED, Request
-from langgraph_kvfork.engine.request_struct import native_request
 from langgraph_kvfork.engine.stats import EngineStats, MemoryPart
 from langgraph_kvfork.engine.weights import Weights
 from langgraph_kvfork.errors import (

@@ -34,7 +34,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 from typing_extensions import TypedDict
 
-from langgraph_kvfork.engine.cancel_scope import CancelScope, cancel_scope
+from langgraph_kvfork.branches.cancel_scope import CancelScope, cancel_scope
 from langgraph_kvfork.errors import BranchCancelledError, InvalidRequestError
 from langgraph_kvfork.graph.branches import Plan
 from langgraph_kvfork.graph.function import NodeFunction

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
 
+from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.checks import is_c_text, refuse_unknown, require
-from langgraph_kvfork.engine.request import Request
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.hooks.task import unknown_key
 

@@ -27,9 +27,9 @@ from langchain_core.runnables import (
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import patch_config
 
+from langgraph_kvfork.branches.events import PrefillProgress, Usage
 from langgraph_kvfork.chat.model import ChatKVFork
 from langgraph_kvfork.checks import require
-from langgraph_kvfork.engine.events import PrefillProgress, Usage
 from langgraph_kvfork.errors import InvalidRequestError, KVForkError
 from langgraph_kvfork.graph.branches import BranchMessages
 from langgraph_kvfork.graph.function import NodeFunction, as_function

@@ -10,8 +10,8 @@ from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from langchain_core.tools import BaseTool, tool
 
 from langgraph_kvfork.chat.model import ChatKVFork
-from langgraph_kvfork.chat.tools import AnyTool, openai_tools
 from langgraph_kvfork.checks import require
+from langgraph_kvfork.convert.tools import AnyTool, openai_tools
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.order.join import continued, join
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
+from langgraph_kvfork.branches.events import PrefillProgress
 from langgraph_kvfork.checks import require
-from langgraph_kvfork.engine.events import PrefillProgress
 
 Listener: TypeAlias = Callable[[str], None]
 

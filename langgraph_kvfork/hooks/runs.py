@@ -14,7 +14,7 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers.context import register_configure_hook
 
-from langgraph_kvfork.engine.given_up import note_caller
+from langgraph_kvfork.branches.given_up import note_caller
 
 if TYPE_CHECKING:
     from langgraph_kvfork.engine.engine import Engine

@@ -9,7 +9,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 
 from langgraph_kvfork import Engine
-from langgraph_kvfork.chat.messages import to_openai
+from langgraph_kvfork.convert.messages import to_openai
 
 
 def idle(engine: Engine) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langgraph_kvfork import InvalidRequestError, arrange
-from langgraph_kvfork.chat.messages import to_openai
+from langgraph_kvfork.convert.messages import to_openai
 from langgraph_kvfork.engine.chat_template import AnswerReader, ChatTemplate
 from langgraph_kvfork.native import abi
 from langgraph_kvfork.order.join import join

@@ -18,8 +18,8 @@ from langgraph_kvfork import (
     KVForkError,
     ModelLoadError,
 )
-from langgraph_kvfork.chat.default_model import smollm2_path
 from langgraph_kvfork.chat.errors import _LANGCHAINS, langchain_errors
+from langgraph_kvfork.engine.default_model import smollm2_path
 
 VOCABULARY = (
     Path(__file__).parents[3] / "build" / "llama.cpp" / "models" / "ggml-vocab-bert-bge.gguf"

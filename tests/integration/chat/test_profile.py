@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from langgraph_kvfork import ChatKVFork
-from langgraph_kvfork.chat.default_model import smollm2_path
+from langgraph_kvfork.engine.default_model import smollm2_path
 
 TEMPLATES = Path(__file__).parents[3] / "build" / "llama.cpp" / "models" / "templates"
 

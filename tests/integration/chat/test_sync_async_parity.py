@@ -24,7 +24,7 @@ from langgraph_kvfork import (
     Request,
     Token,
 )
-from langgraph_kvfork.chat.default_model import smollm2_path
+from langgraph_kvfork.engine.default_model import smollm2_path
 
 QUESTION = "What is the capital of France?"
 MESSAGES = [HumanMessage(QUESTION)]

@@ -10,7 +10,7 @@ import pytest
 from helpers import wait_until
 
 from langgraph_kvfork import ChatKVFork, Engine, EngineClosedError, EngineParams
-from langgraph_kvfork.chat.default_model import smollm2_path
+from langgraph_kvfork.engine.default_model import smollm2_path
 
 
 def small(**options):

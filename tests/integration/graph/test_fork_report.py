@@ -20,7 +20,7 @@ from langgraph_kvfork import (
     ForkReport,
     PrefillNode,
 )
-from langgraph_kvfork.chat.default_model import smollm2_path
+from langgraph_kvfork.engine.default_model import smollm2_path
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 

@@ -1,0 +1,1 @@
+"""One generation: what it is asked for, its events, and whoever waits for them."""

@@ -1,0 +1,1 @@
+"""LangChain's messages, tools and types, in the form that chat templates take."""
