@@ -23,7 +23,7 @@ from langgraph_kvfork import (
     InvalidRequestError,
     KVForkError,
 )
-from langgraph_kvfork.engine import dispatcher
+from langgraph_kvfork.branches import dispatcher
 from langgraph_kvfork.native.abi import EventType, Finish
 
 SYSTEM = SystemMessage("You look after a house. Say what there is to say, in few words.")
