@@ -6,6 +6,7 @@
 #include "sampling.h"
 
 #include <chrono>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -67,6 +68,8 @@ struct Branch {
     // its next row is a token that it has sampled since it got its sequence
     bool decodes() const { return n_cached >= n_known; }
 };
+
+using Branches = std::map<kvf_branch_id, std::unique_ptr<Branch>>; // in the order of their arrival
 
 // Checks a request and makes a branch of it, which is submitted now, to a context of n_ctx tokens. Throws
 // Error(KVF_ERROR_INVALID) that names the argument.

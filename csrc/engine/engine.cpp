@@ -1,6 +1,6 @@
 #include "engine/engine.h"
 
-#include "engine/context_memory.h"
+#include "context/context_memory.h"
 #include "engine/error.h"
 #include "ggml-cpu-fan-out.h"
 

@@ -42,13 +42,10 @@ Scheduler::Scheduler(llama_context * ctx, Params params)
       model_(llama_get_model(ctx)),
       vocab_(llama_model_get_vocab(model_)),
       n_ctx_(llama_n_ctx(ctx)),
-      n_batch_(llama_n_batch(ctx)),
-      n_most_(n_batch_),
       room_(ctx, params_.batch_invariant),
       sequences_(ctx, room_),
       snapshots_(tree_, sequences_.forks_anywhere(), params_.run_limit),
-      pace_(params_.max_gap_ms),
-      batch_(new llama_batch(llama_batch_init(static_cast<int32_t>(n_batch_), 0, 1))) {}
+      batch_(llama_n_batch(ctx), params_.batch_invariant ? 0.0 : params_.max_gap_ms) {}
 
 Scheduler::~Scheduler() = default;
 
@@ -156,10 +153,7 @@ void Scheduler::step(std::vector<Event> & out) {
     if (!compute(rows, out)) {
         return;
     }
-    size_t n_decoding   = 0;
-    size_t n_prefilling = 0;
     for (const Rows & r : rows) {
-        (r.is_prefill ? n_prefilling : n_decoding) += r.n;
         Branch & branch = *r.branch; // it may end below
         if (r.is_prefill) {
             out.push_back(make_progress(branch, branch.n_cached));
@@ -170,17 +164,15 @@ void Scheduler::step(std::vector<Event> & out) {
             finish(branch, KVF_FINISH_PREFILLED, out);
         }
     }
-    pace_.learn(n_decoding, n_prefilling, ms_between(start, params_.now()));
+    batch_.computed(rows, ms_between(start, params_.now()));
     tell_waiters(out);
 }
 
 // Computes rows and counts them. False if nothing was computed.
 bool Scheduler::compute(std::vector<Rows> & rows, std::vector<Event> & out) {
-    fill_batch(rows);
-
-    const int32_t status = decode(ctx_, *batch_);
+    const int32_t status = decode(ctx_, batch_.fill(rows));
     if (status == 1) { // it has the last word
-        if (!room_.compact() && !take_fewer(rows) && !make_some_room()) {
+        if (!room_.compact() && !batch_.take_fewer(rows) && !make_some_room()) {
             fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",
                  out);
         }
@@ -196,7 +188,6 @@ bool Scheduler::compute(std::vector<Rows> & rows, std::vector<Event> & out) {
         return false;
     }
 
-    n_most_ = n_batch_;
     std::vector<llama_seq_id> seqs;
     for (const Rows & r : rows) {
         Branch & branch = *r.branch;
@@ -249,7 +240,7 @@ void Scheduler::tell_waiters(std::vector<Event> & out) {
 
 // Gives waiting branches a sequence, oldest first, as long as there are sequences and room.
 void Scheduler::admit(std::vector<Event> & out) {
-    for (auto it = branches_.begin(); it != branches_.end() && running_.size() < n_batch_;) {
+    for (auto it = branches_.begin(); it != branches_.end() && running_.size() < batch_.n_max();) {
         Branch & branch = *(it++)->second; // it may end below
         if (branch.seq >= 0) {
             continue;
@@ -385,9 +376,9 @@ Scheduler::Prefix Scheduler::find_prefix(const Branch & branch) {
 }
 
 // The next batch's rows, after whatever had to give way for them.
-std::vector<Scheduler::Rows> Scheduler::compose() {
+std::vector<Rows> Scheduler::compose() {
     for (;;) {
-        std::vector<Rows> rows = plan();
+        std::vector<Rows> rows = batch_.plan(branches_);
         Room::Need        need;
         for (const Rows & r : rows) {
             need += room_.need(r.branch->seq, r.n);
@@ -396,80 +387,9 @@ std::vector<Scheduler::Rows> Scheduler::compose() {
         if (make_room(need, false, /* but = */ -1, /* last_resort = */ is_alone) || is_alone) {
             return rows;
         }
-        if (!take_fewer(rows)) {
+        if (!batch_.take_fewer(rows)) {
             want(need);
             preempt_youngest();
-        }
-    }
-}
-
-// There is no room for so many rows of prompts: half of them are tried next. False if these are few already.
-bool Scheduler::take_fewer(const std::vector<Rows> & rows) {
-    constexpr size_t n_few = 16;
-
-    size_t n = 0;
-    for (const Rows & r : rows) {
-        n += r.is_prefill ? r.n : 0;
-    }
-    if (n <= n_few) {
-        return false;
-    }
-    n_most_ = n / 2;
-    return true;
-}
-
-// One row for every branch that decodes, the rest of the batch to prefill: as many as those who decode have time for. In
-// batch-invariant mode it is the whole rest, so that what is computed does not hang on how fast it is.
-std::vector<Scheduler::Rows> Scheduler::plan() {
-    std::vector<Rows> rows;
-    for (const auto & [id, branch] : branches_) {
-        if (branch->seq >= 0 && branch->decodes()) {
-            rows.push_back({ branch.get(), 1, false, branch->n_pending() == 1, -1 });
-        }
-    }
-    const size_t n_left = std::min(n_batch_ - rows.size(), n_most_);
-    const size_t n_rows = rows.empty() || params_.batch_invariant ? n_left : pace_.n_rows(n_left);
-
-    std::vector<Branch *> branches;
-    std::vector<Prompt>   prompts;
-    for (const auto & [id, branch] : branches_) {
-        if (branch->seq < 0 || branch->decodes()) {
-            continue;
-        }
-        size_t n_next = branch->n_pending();
-        for (const size_t n_fork : branch->fork_points) {
-            if (n_fork > branch->n_cached) {
-                n_next = std::min(n_next, n_fork - branch->n_cached);
-            }
-        }
-        branches.push_back(branch.get());
-        prompts.push_back({ branch->n_pending(), n_next });
-    }
-    const std::vector<size_t> shares = share_rows(prompts, n_rows);
-    for (size_t i = 0; i < branches.size(); ++i) {
-        if (shares[i] > 0) {
-            rows.push_back({ branches[i], shares[i], true, shares[i] == branches[i]->n_pending(), -1 });
-        }
-    }
-    return rows;
-}
-
-void Scheduler::fill_batch(std::vector<Rows> & rows) {
-    llama_batch & batch = *batch_;
-    batch.n_tokens      = 0;
-    for (Rows & r : rows) {
-        for (size_t i = 0; i < r.n; ++i) {
-            const size_t  pos    = r.branch->n_cached + i;
-            const int32_t row    = batch.n_tokens++;
-            batch.token[row]     = r.branch->tokens[pos];
-            batch.pos[row]       = static_cast<llama_pos>(pos);
-            batch.n_seq_id[row]  = 1;
-            batch.seq_id[row][0] = r.branch->seq;
-            batch.logits[row]    = 0;
-        }
-        if (r.is_last && r.branch->n_predict != 0) {
-            r.i_logits               = batch.n_tokens - 1;
-            batch.logits[r.i_logits] = 1;
         }
     }
 }

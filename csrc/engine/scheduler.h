@@ -4,12 +4,11 @@
 #include "cache/room.h"
 #include "cache/sequences.h"
 #include "cache/snapshots.h"
+#include "engine/batch.h"
 #include "engine/branch.h"
 #include "engine/events.h"
-#include "engine/pace.h"
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -65,23 +64,12 @@ class Scheduler {
     kvf_stats stats() const;
 
   private:
-    using Branches = std::map<kvf_branch_id, std::unique_ptr<Branch>>; // in the order of their arrival
-
     // what a branch can start from
     struct Prefix {
         llama_seq_id seq       = -1;      // to fork, at
         size_t       n         = 0;       // tokens; 0: nothing
         Branch *     awaited   = nullptr; // a branch that will have computed more of it, namely
         size_t       n_awaited = 0;       // tokens
-    };
-
-    // the next rows of one branch
-    struct Rows {
-        Branch * branch;
-        size_t   n;
-        bool     is_prefill;
-        bool     is_last;  // they reach the end of its tokens
-        int32_t  i_logits; // row of the batch whose logits the next token is sampled from, -1: none
     };
 
     void              tell_waiters(std::vector<Event> & out);
@@ -91,10 +79,7 @@ class Scheduler {
     void              keep_fork_point(const Branch & branch, llama_seq_id src, size_t n);
     Prefix            find_prefix(const Branch & branch);
     std::vector<Rows> compose();
-    std::vector<Rows> plan();
-    bool              take_fewer(const std::vector<Rows> & rows);
     bool              compute(std::vector<Rows> & rows, std::vector<Event> & out);
-    void              fill_batch(std::vector<Rows> & rows);
     void              sample(Branch & branch, int32_t i_logits, std::vector<Event> & out);
 
     bool          make_room(const Room::Need & need, bool for_sequence, llama_seq_id but, bool last_resort);
@@ -111,20 +96,11 @@ class Scheduler {
     void fail(Branch & branch, kvf_error error, const std::string & message, std::vector<Event> & out);
     void end(Branch & branch, Event event, std::vector<Event> & out);
 
-    struct BatchDeleter {
-        void operator()(llama_batch * batch) const {
-            llama_batch_free(*batch);
-            delete batch;
-        }
-    };
-
     Params              params_;
     llama_context *     ctx_;
     const llama_model * model_;
     const llama_vocab * vocab_;
     size_t              n_ctx_;
-    size_t              n_batch_;
-    size_t              n_most_; // rows of prompts in the next batch
 
     Room                                       room_;
     Sequences                                  sequences_;
@@ -132,8 +108,7 @@ class Scheduler {
     Branches                                   branches_;
     std::unordered_map<llama_seq_id, Branch *> running_;
     Snapshots                                  snapshots_;
-    Pace                                       pace_;
-    std::unique_ptr<llama_batch, BatchDeleter> batch_;
+    Batch                                      batch_;
     kvf_stats                                  stats_ = {};
 };
 

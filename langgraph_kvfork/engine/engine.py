@@ -27,13 +27,8 @@ from langgraph_kvfork.engine.chat_template import (
     RenderedPrompt,
     tokenize,
 )
-from langgraph_kvfork.engine.ending import (
-    begin_ending,
-    native_work,
-    stop_if_ending,
-    wait_for_work,
-)
-from langgraph_kvfork.engine.keep_alive import IdleTimer
+from langgraph_kvfork.engine.ending import begin_ending, native_work, wait_for_work
+from langgraph_kvfork.engine.lifetime import FORKED, Lifetime
 from langgraph_kvfork.engine.model_facts import cell_bytes
 from langgraph_kvfork.engine.model_file import in_words, llama_log
 from langgraph_kvfork.engine.params import (
@@ -57,12 +52,6 @@ from langgraph_kvfork.native.abi import LogLevel, Part, Stats, last_error, nativ
 _AnyBranch = TypeVar("_AnyBranch", Branch, AsyncBranch)
 
 _PREFILL_ONLY = Request(max_tokens=0)
-
-_FORKED = (
-    "This process was forked off one that had loaded a model already, whose threads do not exist "
-    "here: load models only after forking, or start processes by another method, for instance "
-    "multiprocessing.get_context('spawn')."
-)
 
 
 class Engine:
@@ -90,15 +79,7 @@ class Engine:
 
     def __init__(self, params: EngineParams) -> None:
         self.params = params
-        # reentrant: a garbage collection inside may cancel a branch, which comes back here
-        self._idle = threading.Condition(threading.RLock())
-        self._users = 0
-        self._holds = 0
-        self._closing = False
-        self._closed_since = "closed"
-        self._forked = False
-        self._keep_alive: float | None = None
-        self._idle_timer = IdleTimer(self._close_if_unused)
+        self._lifetime = Lifetime(str(params.model_path), self._is_busy, self._free)
         # nothing interrupts llama.cpp while it loads, but a wait for a thread can be
         opened: Future[None] = Future()
         threading.Thread(
@@ -130,7 +111,7 @@ class Engine:
     def _open(self) -> None:
         global _used
         if _forked:
-            raise ProcessForkedError(_FORKED)
+            raise ProcessForkedError(FORKED)
         _used = True
         llama = self._native.llama
         self._weights = Weights.take(self._native, self.params)
@@ -165,14 +146,14 @@ class Engine:
             ModelLoadError: The model cannot be loaded.
             InvalidRequestError: llama.cpp refuses the parameters.
         """
-        while (engine := _asked.get(params))._closing:
+        while (engine := _asked.get(params))._lifetime.closed:
             engine._forget()
         return engine
 
     @classmethod
     async def aget(cls, params: EngineParams) -> Engine:
         """As `get`, without blocking the event loop while a model is loaded."""
-        while (engine := await _asked.aget(params))._closing:
+        while (engine := await _asked.aget(params))._lifetime.closed:
             engine._forget()
         return engine
 
@@ -189,12 +170,12 @@ class Engine:
         Raises:
             KVForkError: As `get`.
         """
-        while not (engine := cls.get(params))._hold():
+        while not (engine := cls.get(params))._lifetime.hold():
             pass  # it was closed a moment ago, and the registry has let go of it
         try:
             yield engine
         finally:
-            engine._let_go(keep_alive)
+            engine._lifetime.let_go(keep_alive)
 
     @classmethod
     @asynccontextmanager
@@ -202,12 +183,12 @@ class Engine:
         cls, params: EngineParams, keep_alive: float | None = None
     ) -> AsyncIterator[Engine]:
         """As `used`, without blocking the event loop while a model is loaded."""
-        while not (engine := await cls.aget(params))._hold():
+        while not (engine := await cls.aget(params))._lifetime.hold():
             pass
         try:
             yield engine
         finally:
-            engine._let_go(keep_alive)
+            engine._lifetime.let_go(keep_alive)
 
     @classmethod
     def find(cls, params: EngineParams) -> Engine | None:
@@ -227,7 +208,7 @@ class Engine:
     def all(cls) -> tuple[Engine, ...]:
         """Return all engines of this process that are not closed, in the order of their making."""
         with _alive_lock:
-            return tuple(engine for engine in _alive if not engine._closing)
+            return tuple(engine for engine in _alive if not engine.closed)
 
     #
     # branches
@@ -333,7 +314,7 @@ class Engine:
             InvalidRequestError: `run` is no number of a run.
         """
         _check_run(run)
-        self._tell(self._native.kvf.kvf_end_run, run)
+        self._call_if_open(self._native.kvf.kvf_end_run, run)
 
     #
     # text
@@ -466,7 +447,7 @@ class Engine:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._closing
+        return self._lifetime.closed
 
     def close(self) -> None:
         """End every branch with `EngineClosedError` and free what only this engine has. Idempotent.
@@ -475,12 +456,7 @@ class Engine:
         computation that is under way is aborted. Returns when everything is freed; a second call,
         from another thread, may return earlier.
         """
-        with native_work:
-            with self._idle:
-                if self._closing:
-                    return
-                self._closing = True
-            self._free()
+        self._lifetime.close()
 
     def _forget(self) -> None:
         """Let nobody get this engine any more."""
@@ -488,50 +464,20 @@ class Engine:
         _engines.remove(self)
 
     def _free(self) -> None:
-        """Free everything, after `_closing` was set."""
+        """Free everything, after the engine was closed."""
         self._forget()
-        self._idle_timer.stop_timer()
         self._native.kvf.kvf_engine_close(self._handle)
         self._dispatcher.join()
-        with self._idle:
-            self._idle.wait_for(lambda: not self._users)
+        self._lifetime.wait_for_calls()
         self._native.kvf.kvf_engine_free(self._handle)
         self._weights.release()
         with _alive_lock:
             if self in _alive:
                 _alive.remove(self)
 
-    def _hold(self) -> bool:
-        """Keep the engine from being closed for being idle; return False if it is closed."""
-        with self._idle:
-            if self._forked:
-                raise ProcessForkedError(_FORKED)
-            if self._closing:
-                return False
-            self._holds += 1
-            return True
-
-    def _let_go(self, keep_alive: float | None) -> None:
-        with self._idle:
-            self._holds -= 1
-            self._keep_alive = keep_alive
-            if not self._holds and not self._closing:
-                self._idle_timer.start(keep_alive)
-
-    def _close_if_unused(self) -> bool:
-        """Close the engine if nobody uses it; return False if somebody still computes with it."""
-        with native_work:
-            with self._idle:
-                # who holds it starts the time again
-                if self._closing or self._holds or self._keep_alive is None:
-                    return True
-                stats = self._native.kvf.kvf_engine_stats(self._handle)
-                if self._users or stats.branches_running or stats.branches_waiting:
-                    return False
-                self._closing = True
-                self._closed_since = f"closed: nobody had used it for {self._keep_alive:g} s"
-            self._free()
-        return True
+    def _is_busy(self) -> bool:
+        stats = self._native.kvf.kvf_engine_stats(self._handle)
+        return bool(stats.branches_running or stats.branches_waiting)
 
     def __enter__(self) -> Self:
         return self
@@ -545,7 +491,7 @@ class Engine:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else "open"
+        state = "closed" if self.closed else "open"
         return f"<Engine {self.params.model_path} {state}>"
 
     #
@@ -587,45 +533,21 @@ class Engine:
 
     def cancel_branch(self, branch_id: int) -> None:
         """End a branch within one batch step, without waiting for that."""
-        self._tell(self._native.kvf.kvf_cancel, branch_id)
+        self._call_if_open(self._native.kvf.kvf_cancel, branch_id)
 
-    def _tell(self, function: Callable[[int, int], None], name: int) -> None:
-        """Call the library with the name of a branch or run, unless the engine is closing."""
-        with self._idle:
-            if self._closing:
-                return
-            self._users += 1
-        try:
-            function(self._handle, name)
-        finally:
-            self._release()
+    def _call_if_open(self, function: Callable[[int, int], None], number: int) -> None:
+        """Call the library with the number of a branch or run, unless the engine is closed."""
+        if self._lifetime.begin_call():
+            try:
+                function(self._handle, number)
+            finally:
+                self._lifetime.end_call()
 
     @contextmanager
     def _use(self) -> Iterator[int]:
         """Keep the engine from being freed while the block uses its handle."""
-        stop_if_ending()
-        with self._idle:
-            if self._forked:
-                raise ProcessForkedError(_FORKED)
-            closed = self._closing
-            self._users += not closed
-        if closed:
-            stop_if_ending()
-            raise EngineClosedError(
-                f"The engine of {self.params.model_path} is {self._closed_since}: "
-                "get another with Engine.get()."
-            )
-        try:
+        with self._lifetime.call():
             yield self._handle
-        finally:
-            self._release()
-            stop_if_ending()
-
-    def _release(self) -> None:
-        with self._idle:
-            self._users -= 1
-            if not self._users:
-                self._idle.notify_all()
 
     def _create(self) -> int:
         params, kvf = self.params, self._native.kvf
@@ -649,11 +571,6 @@ class Engine:
         meant = "" if params.n_ctx else " (n_ctx=0 means the model's training context)"
         raise ModelLoadError(f"{failed}{meant}. {in_words(errors)}")
 
-    def _abandon(self) -> None:
-        """Forget a parent process's engine, whose threads do not exist in this one."""
-        self._idle = threading.Condition(threading.RLock())
-        self._closing = self._forked = True
-
 
 def _check_run(run: int) -> None:
     check_integer("run", run, "give a number, or 0 for no run", low=0, high=2**64 - 1)
@@ -669,7 +586,7 @@ def _build(params: EngineParams) -> Engine:
     # if the process ends, it knows by now that there is a library
     with native_work:
         if _forked:
-            raise ProcessForkedError(_FORKED)
+            raise ProcessForkedError(FORKED)
         weights = Weights.take(lib, params)
     try:
         with native_work:
@@ -730,7 +647,7 @@ def _after_fork_in_child() -> None:
     _engines.reset()
     _alive_lock = threading.RLock()
     for engine in _alive:
-        engine._abandon()
+        engine._lifetime.abandon()
     _alive.clear()
 
 

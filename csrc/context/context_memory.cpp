@@ -1,4 +1,4 @@
-#include "engine/context_memory.h"
+#include "context/context_memory.h"
 
 #include "../src/llama-ext.h"
 #include "ggml-backend.h"
