@@ -7,7 +7,8 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-from langgraph_kvfork.branches.request import RANDOM_SEED, Request
+from langgraph_kvfork.arguments import RANDOM_SEED
+from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.native.abi import Native
 

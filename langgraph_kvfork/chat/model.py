@@ -15,9 +15,34 @@ from langchain_core.language_models.chat_models import BaseChatModel, generate_f
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from typing_extensions import Self
 
+from langgraph_kvfork.arguments import (
+    AnswerTokens,
+    Grammar,
+    LastTokens,
+    LogitBias,
+    LogprobsSwitch,
+    Penalty,
+    Probability,
+    RepeatPenalty,
+    Seed,
+    StopStrings,
+    Switch,
+    Temperature,
+    TemplateVariables,
+    Timeout,
+    TopCount,
+    TopK,
+    checked,
+)
 from langgraph_kvfork.branches.events import PrefillProgress, Usage
 from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.chat.answer import PROVIDER, Answer
@@ -27,6 +52,7 @@ from langgraph_kvfork.chat.errors import langchain_errors
 from langgraph_kvfork.chat.local_model import ENGINE_FIELDS, LocalChatModel
 from langgraph_kvfork.chat.other_names import OTHER_NAMES
 from langgraph_kvfork.chat.profile import model_profile
+from langgraph_kvfork.chat.refusals import in_our_words, refusal, refusals
 from langgraph_kvfork.chat.sample import of_sample
 from langgraph_kvfork.chat.small_pool import watched_pool
 from langgraph_kvfork.chat.structured_output import (
@@ -36,21 +62,11 @@ from langgraph_kvfork.chat.structured_output import (
     structured_output,
 )
 from langgraph_kvfork.chat.token_count import count_tokens
-from langgraph_kvfork.chat.validation import is_known_good, key_of, refusal, remember
-from langgraph_kvfork.checks import (
-    check_integer,
-    check_number,
-    is_json_object,
-    refuse_unknown,
-    require,
-)
+from langgraph_kvfork.checks import refuse_unknown, require
 from langgraph_kvfork.convert.tool_choice import ToolChoice
 from langgraph_kvfork.convert.tools import AnyTool, chosen_tools, openai_tools
-from langgraph_kvfork.engine.default_model import FILE
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.engine.hub import download
-from langgraph_kvfork.engine.keep_alive import keep_alive_seconds
-from langgraph_kvfork.engine.params import EngineParams
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.hooks.place import heartbeat, progress_with_heartbeat, token_listener
 from langgraph_kvfork.hooks.prompt_thread import call_beside_loop
@@ -61,14 +77,16 @@ from langgraph_kvfork.schema.held import held_tools, warn_of_dropped
 
 # what a call may override: all of a request (but for what rendering finds out), and more
 _REQUEST_FIELDS = tuple(field.name for field in fields(Request) if field.name != "answer_format")
-_MODEL_FIELDS = (
-    *_REQUEST_FIELDS,
+_OWN_FIELDS = (
     "top_logprobs",
     "chat_template_kwargs",
     "timeout",
     "reasoning",
     "special_tokens_in_text",
 )
+_MODEL_FIELDS = (*_REQUEST_FIELDS, *_OWN_FIELDS)
+# what a chat model takes otherwise than a request
+_CHECKED_HERE = ("max_tokens", "logprobs", *_OWN_FIELDS)
 _CALL_FIELDS = (
     *_MODEL_FIELDS,
     "tools",
@@ -77,7 +95,6 @@ _CALL_FIELDS = (
     "prompt_tools",
     "response_format",
 )
-_CHECKED_FIELDS = frozenset({*ENGINE_FIELDS, *_MODEL_FIELDS, "keep_alive"})
 _NOT_COMPUTED = Usage(0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
 
 
@@ -121,58 +138,58 @@ class ChatKVFork(LocalChatModel):
     """
 
     # what the chat template is told
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: TemplateVariables = Field(default_factory=dict)
     """Variables for the chat template, as JSON has them; a call's come on top."""
-    special_tokens_in_text: bool = False
+    special_tokens_in_text: Switch = False
     """Take names of special tokens in messages, tools and `chat_template_kwargs` for these tokens,
     as the template's own are. False: they are text like any other, whoever wrote it, so no message
     can end its turn or begin another one. True is for those who write a template's tokens by hand,
     and for nobody who lets others write into a prompt."""
 
     # what to generate
-    temperature: float = 0.8
+    temperature: Temperature = 0.8
     """Randomness; 0: greedy, always the most likely token."""
-    top_k: int = 40
+    top_k: TopK = 40
     """Sample among this many most likely tokens; 0: off."""
-    top_p: float = 0.95
+    top_p: Probability = 0.95
     """Sample among the most likely tokens whose probabilities add up to this; 1: off."""
-    min_p: float = 0.05
+    min_p: Probability = 0.05
     """Leave out tokens less likely than this share of the most likely one; 0: off."""
-    typical_p: float = 1.0
+    typical_p: Probability = 1.0
     """Locally typical sampling; 1: off."""
-    repeat_penalty: float = 1.0
+    repeat_penalty: RepeatPenalty = 1.0
     """Divides the logits of tokens that occurred lately; 1: off."""
-    frequency_penalty: float = 0.0
+    frequency_penalty: Penalty = 0.0
     """Subtracted from a token's logit for each time that it occurred lately; 0: off."""
-    presence_penalty: float = 0.0
+    presence_penalty: Penalty = 0.0
     """Subtracted from a token's logit if it occurred lately; 0: off."""
-    last_n_tokens_size: int = 64
+    last_n_tokens_size: LastTokens = 64
     """Tokens that the penalties look back on; 0: none."""
-    seed: int | None = None
+    seed: Seed = None
     """0 to 4,294,967,294; None: a random one for every call."""
-    logit_bias: dict[int, float] = Field(default_factory=dict)
+    logit_bias: LogitBias = Field(default_factory=dict)
     """Added to logits, by token id; `-inf` forbids a token."""
-    stop: list[str] = Field(default_factory=list, alias="stop_sequences")
+    stop: StopStrings = Field(default_factory=list, alias="stop_sequences")
     """Strings that end the text and are not part of it. A call's `stop` comes on top."""
-    max_tokens: int | None = None
+    max_tokens: AnswerTokens = None
     """Most tokens to generate; None or -1: until the context is full."""
-    logprobs: bool = False
+    logprobs: LogprobsSwitch = False
     """Put each token's log-probability into `response_metadata["logprobs"]`."""
-    top_logprobs: int | None = None
+    top_logprobs: TopCount = None
     """And those of this many most likely tokens; needs `logprobs`."""
-    grammar: str | None = None
+    grammar: Grammar = None
     """GBNF with the rule `root`, which the text will follow."""
-    reasoning: bool = True
+    reasoning: Switch = True
     """Let a model think that can be told to or not to. Thoughts are not part of the text: they are
     in `additional_kwargs["reasoning_content"]`, and in the message's `content_blocks`."""
-    ignore_eos: bool = False
+    ignore_eos: Switch = False
     """Go on after an end-of-generation token."""
-    share_prefix: bool = True
+    share_prefix: Switch = True
     """Fork from what is cached, and leave what is computed to others. False: every call prefills
     its whole prompt."""
 
     # how to call
-    timeout: float | None = None
+    timeout: Timeout = None
     """Seconds after which a call is cancelled with `GenerationTimeoutError`; None: never."""
     max_retries: int | None = None
     """Taken for being one of LangChain's standard parameters. Nothing is retried: what fails in
@@ -191,18 +208,17 @@ class ChatKVFork(LocalChatModel):
         return values
 
     @model_validator(mode="after")
-    def _check_ranges(self) -> Self:
-        # what was valid once is valid again: graphs and tests make models by the thousand
-        key = key_of(self, _CHECKED_FIELDS)
-        if not is_known_good(key):
-            self._call(None, {})
-            keep_alive_seconds(self.keep_alive)
-            values = {name: getattr(self, name) for name in ENGINE_FIELDS}
-            if self.model_path is None:
-                values["model_path"] = FILE  # it is looked up when it is needed
-            EngineParams(**values)
-            remember(key)
+    def _check_what_belongs_together(self) -> Self:
+        _check_logprobs(self.logprobs, self.top_logprobs)
         return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_in_sentences(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            raise in_our_words(error, cls, values) from None
 
     @property
     def model_fields_set(self) -> set[str]:
@@ -227,7 +243,25 @@ class ChatKVFork(LocalChatModel):
             try:
                 super().__init__(*args, **kwargs)
             except ValidationError as error:
-                raise refusal(error) from None
+                raise refusal(error, type(self)) from None
+
+        @classmethod
+        def model_validate(cls, *args: Any, **kwargs: Any) -> Self:
+            """As pydantic's; it refuses as the constructor does."""
+            with refusals(cls):
+                return super().model_validate(*args, **kwargs)
+
+        @classmethod
+        def model_validate_json(cls, *args: Any, **kwargs: Any) -> Self:
+            """As pydantic's; it refuses as the constructor does."""
+            with refusals(cls):
+                return super().model_validate_json(*args, **kwargs)
+
+        @classmethod
+        def model_validate_strings(cls, *args: Any, **kwargs: Any) -> Self:
+            """As pydantic's; it refuses as the constructor does."""
+            with refusals(cls):
+                return super().model_validate_strings(*args, **kwargs)
 
         def __getattr__(self, name: str) -> Any:
             if name == "profile":
@@ -609,13 +643,14 @@ class ChatKVFork(LocalChatModel):
         more = [*_stop_strings(stop), *_stop_strings(options.pop("stop_sequences", None))]
         refuse_unknown(options, _CALL_FIELDS, f"A call of {type(self).__name__}", OTHER_NAMES)
         options["stop"] = list(dict.fromkeys([*self.stop, *more]))
-        reasoning = options.get("reasoning", self.reasoning)
-        require(isinstance(reasoning, bool), "reasoning", reasoning, "give True or False")
-        by_hand = options.get("special_tokens_in_text", self.special_tokens_in_text)
-        require(isinstance(by_hand, bool), "special_tokens_in_text", by_hand, "give True or False")
+        given = {name: options.get(name, getattr(self, name)) for name in _CHECKED_HERE}
+        if given["chat_template_kwargs"] is None:
+            given["chat_template_kwargs"] = {}
+        own = checked(type(self), given)
+        _check_logprobs(own["logprobs"], own["top_logprobs"])
         return Call(
-            request=self._request(options),
-            timeout=self._timeout(options),
+            request=self._request({**options, **own}),
+            timeout=own["timeout"],
             tools=chosen_tools(
                 options.get("tools"),
                 options.get("tool_choice"),
@@ -624,50 +659,21 @@ class ChatKVFork(LocalChatModel):
             ),
             json_schema=schema_of(options.get("response_format")),
             checked_later=is_checked_later(options.get("response_format")),
-            reasoning=reasoning,
-            template_variables=self._template_variables(options),
-            special_tokens_in_text=by_hand,
+            reasoning=own["reasoning"],
+            template_variables={**self.chat_template_kwargs, **own["chat_template_kwargs"]},
+            special_tokens_in_text=own["special_tokens_in_text"],
         )
-
-    def _template_variables(self, options: dict[str, Any]) -> dict[str, Any]:
-        given = options.get("chat_template_kwargs")
-        given = {} if given is None else given
-        remedy = "give a dict from names in the template to values that JSON can hold"
-        require(isinstance(given, dict), "chat_template_kwargs", given, remedy)
-        variables = {**self.chat_template_kwargs, **given}
-        require(is_json_object(variables), "chat_template_kwargs", variables, remedy)
-        return variables
-
-    def _timeout(self, options: dict[str, Any]) -> float | None:
-        timeout: float | None = options.get("timeout", self.timeout)
-        if timeout is not None:
-            check_number("timeout", timeout, "give seconds from 0 on, or None", low=0)
-        return timeout
 
     def _request(self, options: dict[str, Any]) -> Request:
         values = {name: options.get(name, getattr(self, name)) for name in _REQUEST_FIELDS}
-        top = options.get("top_logprobs", self.top_logprobs)
-        require(
-            isinstance(values["logprobs"], bool),
-            "logprobs",
-            values["logprobs"],
-            "give True or False, and a count as top_logprobs",
-        )
-        require(
-            top is None or values["logprobs"],
-            "top_logprobs",
-            top,
-            "set logprobs=True too, or leave it out",
-        )
-        if top is not None:
-            check_integer("top_logprobs", top, "give a count from 0 on, or None", low=0)
-        values["logprobs"] = (top or 0) if values["logprobs"] else None
-        request = of_sample(Request(**values))
-        require(
-            request.max_tokens != 0,
-            "max_tokens",
-            request.max_tokens,
-            "give 1 or more, or None or -1 to go on until the context is full; to prefill only, "
-            "call prefill()",
-        )
-        return request
+        values["logprobs"] = (options["top_logprobs"] or 0) if options["logprobs"] else None
+        return of_sample(Request(**values))
+
+
+def _check_logprobs(logprobs: bool, top_logprobs: int | None) -> None:
+    require(
+        logprobs or top_logprobs is None,
+        "top_logprobs",
+        top_logprobs,
+        "set logprobs=True too, or leave it out",
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 
-from langgraph_kvfork.branches.request import RANDOM_SEED, Request
+from langgraph_kvfork.arguments import RANDOM_SEED
+from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.errors import EqualAnswersWarning
 from langgraph_kvfork.hooks.sample import current_sample
 

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
+from langgraph_kvfork.arguments import RANDOM_SEED
 from langgraph_kvfork.branches.branch import AsyncBranch, Branch
 from langgraph_kvfork.branches.dispatcher import Dispatcher
 from langgraph_kvfork.branches.events import Done, PrefillProgress, Usage
-from langgraph_kvfork.branches.request import RANDOM_SEED, Request
+from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.branches.request_struct import native_request
 from langgraph_kvfork.checks import check_integer, require
 from langgraph_kvfork.engine.chat_template import (

@@ -7,6 +7,9 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from langgraph_kvfork.checks import is_number, require
 
@@ -30,6 +33,15 @@ def keep_alive_seconds(keep_alive: object) -> float | None:
     require(seconds is not None and not math.isnan(seconds), "keep_alive", keep_alive, remedy)
     assert seconds is not None
     return seconds if 0 <= seconds <= threading.TIMEOUT_MAX else None
+
+
+def _is_possible(keep_alive: float | str) -> float | str:
+    keep_alive_seconds(keep_alive)
+    return keep_alive
+
+
+KeepAlive = Annotated[float | str, AfterValidator(_is_possible)]
+"""What `keep_alive_seconds` takes."""
 
 
 def _seconds(keep_alive: object) -> float | None:

@@ -6,11 +6,33 @@ import ctypes
 import os
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import ModuleType
 from typing import Any
 
-from langgraph_kvfork.checks import check_integer, check_number, is_c_text, require
+from langgraph_kvfork.arguments import (
+    AdapterPath,
+    AdapterScale,
+    BatchSize,
+    CellType,
+    ContextSize,
+    GpuIndex,
+    GpuLayers,
+    MaxGap,
+    ModelPath,
+    OptionalSwitch,
+    OriginalContext,
+    RopeNumber,
+    RopeScaling,
+    SequenceCount,
+    SplitMode,
+    Switch,
+    TemplateSource,
+    TensorSplit,
+    Threads,
+    checked,
+)
+from langgraph_kvfork.checks import require
 from langgraph_kvfork.engine.threads import default_threads
 from langgraph_kvfork.errors import InvalidRequestError
 
@@ -79,138 +101,51 @@ class EngineParams:
         InvalidRequestError: A value is out of its range.
     """
 
-    model_path: str | os.PathLike[str] = field(compare=False)
-    n_ctx: int = 0
-    n_batch: int = 512
-    n_ubatch: int = 512
-    n_threads: int | None = None
-    n_threads_batch: int | None = None
-    n_seq_max: int | None = None
-    n_gpu_layers: int = 0
-    split_mode: int | None = None
-    main_gpu: int = 0
-    tensor_split: tuple[float, ...] | None = None
-    use_mmap: bool = True
-    use_mlock: bool = False
-    flash_attn: bool | None = None
-    type_k: str | int | None = None
-    type_v: str | int | None = None
-    offload_kqv: bool = True
-    op_offload: bool | None = None
-    swa_full: bool | None = None
-    rope_scaling_type: int | None = None
-    rope_freq_base: float | None = None
-    rope_freq_scale: float | None = None
-    yarn_ext_factor: float | None = None
-    yarn_attn_factor: float | None = None
-    yarn_beta_fast: float | None = None
-    yarn_beta_slow: float | None = None
-    yarn_orig_ctx: int | None = None
-    chat_template: str | None = None
-    lora_path: str | os.PathLike[str] | None = field(default=None, compare=False)
-    lora_scale: float = 1.0
-    batch_invariant: bool = False
-    max_gap_ms: float = 250.0
-    verbose: bool = field(default=False, compare=False)
+    model_path: ModelPath = field(compare=False)
+    n_ctx: ContextSize = 0
+    n_batch: BatchSize = 512
+    n_ubatch: BatchSize = 512
+    n_threads: Threads = None
+    n_threads_batch: Threads = None
+    n_seq_max: SequenceCount = None
+    n_gpu_layers: GpuLayers = 0
+    split_mode: SplitMode = None
+    main_gpu: GpuIndex = 0
+    tensor_split: TensorSplit = None
+    use_mmap: Switch = True
+    use_mlock: Switch = False
+    flash_attn: OptionalSwitch = None
+    type_k: CellType = None
+    type_v: CellType = None
+    offload_kqv: Switch = True
+    op_offload: OptionalSwitch = None
+    swa_full: OptionalSwitch = None
+    rope_scaling_type: RopeScaling = None
+    rope_freq_base: RopeNumber = None
+    rope_freq_scale: RopeNumber = None
+    yarn_ext_factor: RopeNumber = None
+    yarn_attn_factor: RopeNumber = None
+    yarn_beta_fast: RopeNumber = None
+    yarn_beta_slow: RopeNumber = None
+    yarn_orig_ctx: OriginalContext = None
+    chat_template: TemplateSource = None
+    lora_path: AdapterPath = field(default=None, compare=False)
+    lora_scale: AdapterScale = 1.0
+    batch_invariant: Switch = False
+    max_gap_ms: MaxGap = 250.0
+    verbose: Switch = field(default=False, compare=False)
     model_files: tuple[str, ...] = field(init=False, repr=False)
     lora_file: str | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        values = checked(EngineParams, given)
+        lora = values["lora_path"]
         # one engine per model, whatever the path it is reached by
-        model = absolute_path("model_path", self.model_path, "give the path of a GGUF file")
-        lora = self.lora_path
-        if lora is not None:
-            remedy = "give the path of a LoRA adapter in GGUF form, or None"
-            lora = absolute_path("lora_path", lora, remedy)
-        for name, value in (
-            ("model_path", model),
-            ("model_files", _model_files(model)),
-            ("lora_path", lora),
-            ("lora_file", None if lora is None else os.path.realpath(lora)),
-        ):
+        values["model_files"] = _model_files(values["model_path"])
+        values["lora_file"] = None if lora is None else os.path.realpath(lora)
+        for name, value in values.items():
             object.__setattr__(self, name, value)
-        check_integer(
-            "n_ctx", self.n_ctx, "give a count of tokens, or 0 for the training context", low=0
-        )
-        for name in ("n_batch", "n_ubatch"):
-            check_integer(name, getattr(self, name), "give a count of tokens from 1 on", low=1)
-        for name in ("n_threads", "n_threads_batch"):
-            value = getattr(self, name)
-            if value is not None:
-                remedy = "give 1 to 512 threads, or None for one per core"
-                check_integer(name, value, remedy, low=1, high=512)
-        if self.n_seq_max is not None:
-            remedy = "give 1 to 256 sequences, or None"
-            check_integer("n_seq_max", self.n_seq_max, remedy, low=1, high=256)
-        check_integer("n_gpu_layers", self.n_gpu_layers, "give a count, or -1 for all", low=-1)
-        check_integer("main_gpu", self.main_gpu, "give the index of a GPU", low=0)
-        for name, high in (
-            ("split_mode", 3),
-            ("rope_scaling_type", 3),
-            ("yarn_orig_ctx", 2**31 - 1),
-        ):
-            value = getattr(self, name)
-            if value is not None:
-                low = -1 if name == "rope_scaling_type" else 0
-                check_integer(name, value, f"give {low} to {high}, or None", low=low, high=high)
-        for name in (
-            "rope_freq_base",
-            "rope_freq_scale",
-            "yarn_ext_factor",
-            "yarn_attn_factor",
-            "yarn_beta_fast",
-            "yarn_beta_slow",
-        ):
-            value = getattr(self, name)
-            if value is not None:
-                check_number(name, value, "give a finite number, or None for the model's own")
-        for name in ("type_k", "type_v"):
-            value = getattr(self, name)
-            named = isinstance(value, (str, int)) and not isinstance(value, bool)
-            require(value is None or named, name, value, 'give a name such as "f16", or None')
-        if self.tensor_split is not None:
-            remedy = "give a list of numbers from 0 on, or None"
-            listed = isinstance(self.tensor_split, (list, tuple))
-            require(listed, "tensor_split", self.tensor_split, remedy)
-            for share in self.tensor_split:
-                check_number("tensor_split", share, remedy, low=0)
-            object.__setattr__(self, "tensor_split", tuple(map(float, self.tensor_split)))
-        check_number("max_gap_ms", self.max_gap_ms, "give milliseconds, or 0 for no limit", low=0)
-        check_number("lora_scale", self.lora_scale, "give a finite number; 0 switches it off")
-        require(
-            self.chat_template is None or _is_template(self.chat_template),
-            "chat_template",
-            self.chat_template,
-            'give the Jinja source of a template (other than "chatml", names are not known), or '
-            "None for the model's own",
-        )
-
-
-def absolute_path(name: str, path: object, remedy: str) -> str:
-    """Return a path that the working directory does not change; links stay as they are.
-
-    Args:
-        name: The argument, for the message.
-        path: Its value, a string or a path object; "~" is a home directory.
-        remedy: What to give instead, for the message.
-
-    Raises:
-        InvalidRequestError: It is no path.
-    """
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    require(is_c_text(text) and bool(text), name, path, remedy)
-    assert isinstance(text, str)
-    text = os.path.expanduser(text)
-    if os.path.isabs(text):
-        return text
-    try:
-        # not normalized: behind a link, ".." is another folder
-        return os.path.join(os.getcwd(), text)
-    except FileNotFoundError:
-        raise InvalidRequestError(
-            f"{name}={path!r} is not possible, since the working directory is gone: give an "
-            "absolute path."
-        ) from None
 
 
 def _model_files(path: str) -> tuple[str, ...]:
@@ -227,11 +162,6 @@ def _model_files(path: str) -> tuple[str, ...]:
             return tuple(map(os.path.realpath, parts))
     # if a part is missing, llama.cpp says which
     return (os.path.realpath(path),)
-
-
-def _is_template(value: object) -> bool:
-    # text without any Jinja in it would make the same prompt of all messages
-    return is_c_text(value) and (value == "chatml" or "{" in str(value))
 
 
 def weights_key(params: EngineParams) -> Hashable:
@@ -274,7 +204,7 @@ def context_key(params: EngineParams, llama: ModuleType, model: int) -> Hashable
         None if template == own else template,
         None if params.lora_file is None else params.lora_scale,
         params.batch_invariant,
-        float(params.max_gap_ms),
+        params.max_gap_ms,
     )
 
 
