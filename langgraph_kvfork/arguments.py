@@ -135,7 +135,10 @@ AdapterPath = Annotated[
     Annotated[str | os.PathLike[str], BeforeValidator(absolute_path)] | None,
     Remedy("give the path of a LoRA adapter in GGUF form, or None"),
 ]
-ContextSize = Annotated[Count, Remedy("give a count of tokens, or 0 for the training context")]
+ContextSize = Annotated[
+    Count | None,
+    Remedy("give a count of tokens, 0 for the training context, or None for what fits"),
+]
 BatchSize = Annotated[PositiveCount, Remedy("give a count of tokens from 1 on")]
 Threads = Annotated[
     Annotated[int, Field(ge=1, le=512)] | None,
@@ -144,7 +147,10 @@ Threads = Annotated[
 SequenceCount = Annotated[
     Annotated[int, Field(ge=1, le=256)] | None, Remedy("give 1 to 256 sequences, or None")
 ]
-GpuLayers = Annotated[int, Field(ge=-1, le=_INT_MAX), Remedy("give a count, or -1 for all")]
+GpuLayers = Annotated[
+    Annotated[int, Field(ge=-1, le=_INT_MAX)] | None,
+    Remedy("give a count, -1 for all, or None for what fits"),
+]
 GpuIndex = Annotated[Count, Remedy("give the index of a GPU")]
 SplitMode = Annotated[Annotated[int, Field(ge=0, le=3)] | None, Remedy("give 0 to 3, or None")]
 TensorSplit = Annotated[

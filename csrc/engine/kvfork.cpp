@@ -2,6 +2,7 @@
 
 #include "chat/answer.h"
 #include "chat/chat_template.h"
+#include "engine/context_memory.h"
 #include "engine/engine.h"
 #include "engine/error.h"
 
@@ -135,6 +136,17 @@ void kvf_stop_loading(void) {
 
 bool kvf_goes_on_loading(float, void *) {
     return !kvf::loading_is_stopped();
+}
+
+bool kvf_fit_layers(const char * path, llama_model_params * model_params, llama_context_params context_params) {
+    return guarded(false, [&] {
+        kvf::fit_layers(&require(path, "path"), require(model_params, "model_params"), context_params);
+        return true;
+    });
+}
+
+uint32_t kvf_fitting_n_ctx(const llama_model * model, llama_context_params params, uint64_t host_bytes) {
+    return guarded<uint32_t>(0, [&] { return kvf::fitting_n_ctx(&require(model, "model"), params, host_bytes); });
 }
 
 kvf_engine * kvf_engine_create(const llama_model *  model,

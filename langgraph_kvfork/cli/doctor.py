@@ -8,8 +8,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import psutil
-
+from langgraph_kvfork.engine.free_memory import free_memory, spare
 from langgraph_kvfork.engine.model_facts import ModelFacts, model_facts
 from langgraph_kvfork.engine.params import EngineParams
 from langgraph_kvfork.engine.threads import default_threads
@@ -70,25 +69,21 @@ def inspect(model_path: str, free: int | None = None) -> dict[str, Any]:
     return {**vars(facts), "fits": _fits(facts, free_memory() if free is None else free)}
 
 
-def free_memory() -> int:
-    """Return how many bytes of memory are free for this machine's programs."""
-    return int(psutil.virtual_memory().available)
-
-
 def _fits(facts: ModelFacts, free: int) -> dict[str, Any] | None:
     """Return how many cells fit beside the weights, and how many branches into these.
 
-    Nine tenths of the memory are counted, since computing needs some too. Weights and cells on a
-    GPU are not looked at.
+    As much is left free as an engine leaves that chooses its `n_ctx`. Neither what computing needs
+    beside, nor what is on a GPU, is looked at.
     """
     if not facts.cell_bytes:
         return None
-    cells = max(int(0.9 * free) - facts.file_bytes, 0) // facts.cell_bytes
+    cells = max(free - spare(free) - facts.file_bytes, 0) // facts.cell_bytes
     lengths = [n for n in (2048, 8192, 32768, 131072) if n < facts.n_ctx_train]
     if facts.n_ctx_train:
         lengths.append(facts.n_ctx_train)
     return {
         "cells": cells,
+        "default_n_ctx": min(cells, facts.n_ctx_train),
         "own_tokens": _OWN,
         "branches": [
             {
@@ -176,7 +171,10 @@ def _model(model: Mapping[str, Any]) -> Iterator[str]:
     if not fits:
         yield "fits:     unknown, since the file or the system does not say enough"
         return
-    yield f"fits:     about {fits['cells']:,} cells (n_ctx) in the free memory. That is at most:"
+    yield (
+        f"fits:     about {fits['cells']:,} cells (n_ctx) in the free memory "
+        f"(n_ctx left out: {fits['default_n_ctx']:,}). That is at most:"
+    )
     yield f"          {'context':>9}  {'branches that share it':>22}  {'not sharing':>11}"
     for row in fits["branches"]:
         yield f"          {row['context']:>9,}  {row['sharing']:>22,}  {row['alone']:>11,}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -32,12 +33,7 @@ from langgraph_kvfork.engine.ending import begin_ending, native_work, wait_for_w
 from langgraph_kvfork.engine.lifetime import FORKED, Lifetime
 from langgraph_kvfork.engine.model_facts import cell_bytes
 from langgraph_kvfork.engine.model_file import in_words, llama_log
-from langgraph_kvfork.engine.params import (
-    EngineParams,
-    context_key,
-    context_params,
-    weights_key,
-)
+from langgraph_kvfork.engine.params import EngineParams, context_key, weights_key
 from langgraph_kvfork.engine.registry import Registry
 from langgraph_kvfork.engine.stats import EngineStats, MemoryPart
 from langgraph_kvfork.engine.weights import Weights
@@ -70,6 +66,8 @@ class Engine:
     Attributes:
         params: As given.
         n_ctx_train: The model's training context, in tokens.
+        n_ctx: KV cells that all branches share, one per token.
+        n_gpu_layers: Layers that are on GPUs; -1: all.
 
     Raises:
         NativeLibraryError: The native library cannot be used.
@@ -122,6 +120,7 @@ class Engine:
             self._vocab = llama.llama_model_get_vocab(self._model)
             self._chat_template = ChatTemplate(self._native, self._model, self.params.chat_template)
             self._handle = self._create()
+            self.n_gpu_layers = self._weights.n_gpu_layers
         except BaseException:
             self._weights.release()
             raise
@@ -552,16 +551,18 @@ class Engine:
 
     def _create(self) -> int:
         params, kvf = self.params, self._native.kvf
-        native_params = context_params(params, self._native.llama, self._model)
+        native_params = self._weights.context_params(params)
         self._cell_bytes = cell_bytes(
             self._native, self._model, native_params.type_k, native_params.type_v
         )
+        self.n_ctx = int(native_params.n_ctx)
         lora = self._weights.lora
         with llama_log(self._native, verbose=params.verbose) as errors:
             handle = kvf.kvf_engine_create(
                 self._model, native_params, params.batch_invariant, params.max_gap_ms
             )
         if handle and (lora is None or kvf.kvf_engine_set_lora(handle, lora, params.lora_scale)):
+            self._report_fit()
             return int(handle)
         error = last_error(self._native)
         if handle:
@@ -569,8 +570,18 @@ class Engine:
         failed = f"model_path={params.model_path!r} cannot be run: {error}"
         if isinstance(error, InvalidRequestError):
             raise InvalidRequestError(failed)
-        meant = "" if params.n_ctx else " (n_ctx=0 means the model's training context)"
+        meant = "" if params.n_ctx != 0 else " (n_ctx=0 means the model's training context)"
         raise ModelLoadError(f"{failed}{meant}. {in_words(errors)}")
+
+    def _report_fit(self) -> None:
+        """With `verbose`, print how much of the model is where."""
+        if self.params.verbose:
+            count = self._weights.n_gpu_layers
+            layers = {-1: "all", 0: "no"}.get(count, str(count))
+            sys.stderr.write(
+                f"langgraph-kvfork: {self.params.model_path}: n_ctx is {self.n_ctx:,}, the "
+                f"training context {self.n_ctx_train:,}; {layers} layers are on a GPU\n"
+            )
 
 
 def _check_run(run: int) -> None:
@@ -591,9 +602,10 @@ def _build(params: EngineParams) -> Engine:
         weights = Weights.take(lib, params)
     try:
         with native_work:
-            key = context_key(params, lib.llama, weights.model)
+            context = weights.context_params(params)
+            key = context_key(params, context, lib.llama, weights.model)
         # the engine takes the same weights
-        return _engines.get(_Key(params, (weights_key(params), key)))
+        return _engines.get(_Key(params, (weights_key(params, lib.llama), key)))
     finally:
         weights.release()
 

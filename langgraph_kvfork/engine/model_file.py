@@ -8,8 +8,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from langgraph_kvfork.engine.params import EngineParams, model_params
+from langgraph_kvfork.engine.params import EngineParams, context_params, model_params
 from langgraph_kvfork.errors import ModelLoadError
 from langgraph_kvfork.native.abi import LogLevel, Native
 
@@ -17,12 +18,19 @@ _backend_lock = threading.RLock()
 _backend_ready = False
 
 
-def load_model(native: Native, params: EngineParams, *, vocab_only: bool = False) -> int:
+def load_model(
+    native: Native,
+    params: EngineParams,
+    native_params: Any | None = None,
+    *,
+    vocab_only: bool = False,
+) -> int:
     """Load a model and return its address, to be freed with `llama_model_free`.
 
     Args:
         native: The native library.
         params: The file and how to load it.
+        native_params: `struct llama_model_params`; None: as `params` have it.
         vocab_only: Load the metadata and the vocabulary, and no weights.
 
     Raises:
@@ -30,7 +38,8 @@ def load_model(native: Native, params: EngineParams, *, vocab_only: bool = False
     """
     check_file("model_path", str(params.model_path), params.model_files)
     llama = native.llama
-    native_params = model_params(params, llama, native.kvf)
+    if native_params is None:
+        native_params = model_params(params, llama, native.kvf)
     native_params.vocab_only = vocab_only
     files = [os.fsencode(file) for file in params.model_files]
     with llama_log(native, verbose=params.verbose) as errors:
@@ -47,6 +56,42 @@ def load_model(native: Native, params: EngineParams, *, vocab_only: bool = False
             "newer llama.cpp."
         )
     return int(model)
+
+
+def fitting_params(native: Native, params: EngineParams) -> Any:
+    """Return `struct llama_model_params` with as many layers on the GPUs as fit.
+
+    Without a GPU, or if `params` say how many layers, nothing is looked at.
+
+    Raises:
+        ModelLoadError: The file is missing, or is not a GGUF file.
+        InvalidRequestError: llama.cpp refuses the parameters.
+    """
+    llama, kvf = native.llama, native.kvf
+    native_params = model_params(params, llama, kvf)
+    if params.n_gpu_layers is not None:
+        return native_params
+    check_file("model_path", str(params.model_path), params.model_files)
+    with _backend_lock, llama_log(native, verbose=params.verbose):
+        _init_backend(native)
+        if not llama.llama_supports_gpu_offload():
+            native_params.n_gpu_layers = 0
+            return native_params
+        if params.tensor_split is not None:
+            return native_params  # all layers, as it says
+        kvf.llama_max_tensor_buft_overrides.restype = ctypes.c_size_t
+        # an override is a pattern and a type of buffer: two pointers
+        overrides = (ctypes.c_void_p * (2 * kvf.llama_max_tensor_buft_overrides()))()
+        split = (ctypes.c_float * llama.LLAMA_MAX_DEVICES)()
+        native_params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+        native_params.tensor_split = split
+        native_params.buffers = (overrides, split)  # to live as long
+        kvf.kvf_fit_layers(
+            os.fsencode(params.model_files[0]),
+            ctypes.byref(native_params),
+            context_params(params, llama, None),
+        )
+    return native_params
 
 
 def _init_backend(native: Native) -> None:

@@ -52,7 +52,9 @@ class EngineParams:
 
     Attributes:
         model_path: Path of the GGUF file (the first one, if it is split).
-        n_ctx: KV cells, one per token, that all branches share; 0: the model's training context.
+        n_ctx: KV cells, one per token, that all branches share. 0: the model's training context.
+            None: as many as fit beside the weights into the memory that is free when the model is
+            loaded, of which a quarter is left to others; at most the training context.
         n_batch: Most tokens in one batch.
         n_ubatch: Most tokens that the back end computes at a time.
         n_threads: Threads for batches of one token; None: one per core that the process may use
@@ -61,7 +63,8 @@ class EngineParams:
         n_seq_max: Most sequences (running branches and snapshots) at a time, 1 to 256; further
             branches wait in line. None: 64; 16 for recurrent and hybrid models, which keep a whole
             state per sequence.
-        n_gpu_layers: Layers to put on the GPU; -1: all.
+        n_gpu_layers: Layers to put on the GPU; -1: all; None: as many as fit, if the library was
+            built for a GPU and there is one.
         split_mode: How to split a model over GPUs (`LLAMA_SPLIT_MODE_*`); None: by layer.
         main_gpu: The GPU that is used where `split_mode` means one.
         tensor_split: Share of the model for each GPU.
@@ -102,13 +105,13 @@ class EngineParams:
     """
 
     model_path: ModelPath = field(compare=False)
-    n_ctx: ContextSize = 0
+    n_ctx: ContextSize = None
     n_batch: BatchSize = 512
     n_ubatch: BatchSize = 512
     n_threads: Threads = None
     n_threads_batch: Threads = None
     n_seq_max: SequenceCount = None
-    n_gpu_layers: GpuLayers = 0
+    n_gpu_layers: GpuLayers = None
     split_mode: SplitMode = None
     main_gpu: GpuIndex = 0
     tensor_split: TensorSplit = None
@@ -164,16 +167,20 @@ def _model_files(path: str) -> tuple[str, ...]:
     return (os.path.realpath(path),)
 
 
-def weights_key(params: EngineParams) -> Hashable:
+def weights_key(params: EngineParams, llama: ModuleType) -> Hashable:
     """Return what of `params` decides what is loaded: engines that agree in it share weights.
 
     An adapter is a part of it. llama.cpp lists adapters in the model, so one that was added later
     could disturb those who compute with that.
+
+    Args:
+        params: How to run the model, in whatever words: without a GPU, all `n_gpu_layers` are 0.
+        llama: The bindings of `llama.h`.
     """
     return (
         params.model_files,
         params.lora_file,
-        params.n_gpu_layers,
+        params.n_gpu_layers if llama.llama_supports_gpu_offload() else 0,
         params.split_mode,
         params.main_gpu,
         params.tensor_split,
@@ -182,20 +189,19 @@ def weights_key(params: EngineParams) -> Hashable:
     )
 
 
-def context_key(params: EngineParams, llama: ModuleType, model: int) -> Hashable:
+def context_key(params: EngineParams, context: Any, llama: ModuleType, model: int) -> Hashable:
     """Return what `params` come to, beside the weights: equal keys make equal engines.
 
+    `n_ctx=0` and the model's training context are the same, and so are `type_k=None`, "f16", "F16"
+    and 1.
+
     Args:
-        params: How to run the model, in whatever words: `n_ctx=0` and the model's training context
-            are the same, and so are `type_k=None`, "f16", "F16" and 1.
+        params: How to run the model, in whatever words.
+        context: `struct llama_context_params` of these.
         llama: The bindings of `llama.h`.
         model: The model.
-
-    Raises:
-        InvalidRequestError: As `context_params`.
     """
-    native = context_params(params, llama, model)
-    values = ((name, getattr(native, name)) for name, *_ in native._fields_)
+    values = ((name, getattr(context, name)) for name, *_ in context._fields_)
     own = llama.llama_model_chat_template(model, None)
     template = None if params.chat_template is None else params.chat_template.encode()
     return (
@@ -221,7 +227,8 @@ def model_params(params: EngineParams, llama: ModuleType, kvf: ctypes.CDLL) -> A
     """
     native = llama.llama_model_default_params()
     native.progress_callback = llama.llama_progress_callback(("kvf_goes_on_loading", kvf))
-    native.n_gpu_layers = params.n_gpu_layers
+    if params.n_gpu_layers is not None:
+        native.n_gpu_layers = params.n_gpu_layers
     native.main_gpu = params.main_gpu
     if params.split_mode is not None:
         native.split_mode = params.split_mode
@@ -244,22 +251,30 @@ def model_params(params: EngineParams, llama: ModuleType, kvf: ctypes.CDLL) -> A
     return native
 
 
-def context_params(params: EngineParams, llama: ModuleType, model: int) -> Any:
+def context_params(
+    params: EngineParams, llama: ModuleType, model: int | None, n_ctx: int = 0
+) -> Any:
     """Return `struct llama_context_params`.
 
     Args:
         params: Where they come from.
         llama: The bindings of `llama.h`.
-        model: The model, which decides what 0 and None mean.
+        model: The model, which decides what 0 and None mean; None: it is not loaded yet.
+        n_ctx: Cells, if `params` leave it open; 0: the training context.
 
     Raises:
         InvalidRequestError: `type_k` or `type_v` names no type.
     """
     native = llama.llama_context_default_params()
-    native.n_ctx = params.n_ctx or llama.llama_model_n_ctx_train(model)
-    native.n_batch = min(params.n_batch, native.n_ctx)
+    native.n_ctx = params.n_ctx or n_ctx
+    state_per_sequence = False
+    if model is not None:
+        native.n_ctx = native.n_ctx or llama.llama_model_n_ctx_train(model)
+        state_per_sequence = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(
+            model
+        )
+    native.n_batch = min(params.n_batch, native.n_ctx or params.n_batch)
     native.n_ubatch = min(params.n_ubatch, native.n_batch)
-    state_per_sequence = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
     native.n_seq_max = params.n_seq_max or (16 if state_per_sequence else 64)
     native.n_threads = params.n_threads or default_threads()
     native.n_threads_batch = params.n_threads_batch or native.n_threads

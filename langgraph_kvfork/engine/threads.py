@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-_ROOT = Path("/")
+from langgraph_kvfork.engine.cgroup import ROOT, cgroup_folders, read_text
 
 _WEAK = 0.5
 """A core with less than this share of the strongest one's capacity is an efficiency core."""
@@ -36,7 +36,7 @@ def default_threads() -> int:
     return max(1, math.floor(min(cores, cpu_limit() + 1 - _PART)))
 
 
-def strong_cores(allowed: set[int], root: Path = _ROOT) -> int:
+def strong_cores(allowed: set[int], root: Path = ROOT) -> int:
     """Count the strong cores among some of Linux's processors.
 
     Args:
@@ -49,14 +49,14 @@ def strong_cores(allowed: set[int], root: Path = _ROOT) -> int:
     strong = _strong(allowed, root / "sys/devices")
     if len(strong) <= _FEW:
         return len(strong)
+    cpus = root / "sys/devices/system/cpu"
     siblings = {
-        _text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
-        for cpu in strong
+        read_text(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in strong
     }
     return len(siblings)
 
 
-def cpu_limit(root: Path = _ROOT) -> float:
+def cpu_limit(root: Path = ROOT) -> float:
     """Return how many processors' time this process may use, by its cgroups; infinite: any.
 
     Args:
@@ -67,34 +67,21 @@ def cpu_limit(root: Path = _ROOT) -> float:
 
 def _strong(allowed: set[int], devices: Path) -> set[int]:
     # Intel's kernel driver names the two kinds; elsewhere the scheduler has a capacity for each
-    named = _numbers(_text(devices / "cpu_core/cpus")) & allowed
+    named = _numbers(read_text(devices / "cpu_core/cpus")) & allowed
     if named:
         return named
-    capacity = {cpu: _text(devices / f"system/cpu/cpu{cpu}/cpu_capacity") for cpu in allowed}
+    capacity = {cpu: read_text(devices / f"system/cpu/cpu{cpu}/cpu_capacity") for cpu in allowed}
     known = {cpu: int(text) for cpu, text in capacity.items() if text.isdecimal()}
     least = _WEAK * max(known.values(), default=0)
     return {cpu for cpu in allowed if known.get(cpu, least) >= least}
 
 
 def _limits(root: Path) -> Iterator[float]:
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            yield from _limits_of("sys/fs/cgroup", path, root)
-        elif "cpu" in controllers.split(","):
-            for folder in (controllers, "cpu"):
-                yield from _limits_of(f"sys/fs/cgroup/{folder}", path, root)
-
-
-def _limits_of(mount: str, path: str, root: Path) -> Iterator[float]:
-    # a limit holds for all below it; in a container the path may be the host's, which is not there
-    inside = Path(path.lstrip("/"))
-    for group in (inside, *inside.parents):
-        folder = root / mount / group
-        quota, _, period = _text(folder / "cpu.max").partition(" ")
+    for folder in cgroup_folders("cpu", root):
+        quota, _, period = read_text(folder / "cpu.max").partition(" ")
         if not period:
-            quota = _text(folder / "cpu.cfs_quota_us")
-            period = _text(folder / "cpu.cfs_period_us")
+            quota = read_text(folder / "cpu.cfs_quota_us")
+            period = read_text(folder / "cpu.cfs_period_us")
         if quota.isdecimal() and period.isdecimal() and int(period) > 0:
             yield int(quota) / int(period)
 
@@ -107,14 +94,6 @@ def _numbers(ranges: str) -> set[int]:
         if first.isdecimal():
             numbers.update(range(int(first), int(last or first) + 1))
     return numbers
-
-
-def _text(path: Path) -> str:
-    # what a kernel does not know has no file
-    try:
-        return path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _apple_cores() -> int:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Hashable
+from typing import Any
 
-from langgraph_kvfork.engine.model_file import load_lora, load_model
-from langgraph_kvfork.engine.params import EngineParams, weights_key
+from langgraph_kvfork.engine.free_memory import free_memory, spare
+from langgraph_kvfork.engine.model_file import fitting_params, llama_log, load_lora, load_model
+from langgraph_kvfork.engine.params import (
+    EngineParams,
+    context_key,
+    context_params,
+    weights_key,
+)
 from langgraph_kvfork.native.abi import Native
 
 
@@ -17,15 +24,18 @@ class Weights:
     Attributes:
         model: Address of the model.
         lora: Address of the adapter, which is freed with the model; None: there is none.
+        n_gpu_layers: How many layers are on GPUs; -1: all.
     """
 
     def __init__(self, native: Native, key: Hashable) -> None:
         self.model = 0
         self.lora: int | None = None
+        self.n_gpu_layers = 0
         self._native = native
         self._key = key
         self._n_users = 0
         self._loading = threading.RLock()
+        self._fitting: dict[Hashable, int] = {}  # n_ctx by what else is asked of a context
 
     @classmethod
     def take(cls, native: Native, params: EngineParams) -> Weights:
@@ -35,7 +45,7 @@ class Weights:
             ModelLoadError: The model or its adapter cannot be loaded.
             InvalidRequestError: llama.cpp refuses the parameters.
         """
-        key = weights_key(params)
+        key = weights_key(params, native.llama)
         with _lock:
             weights = _loaded.setdefault(key, cls(native, key))
             weights._n_users += 1
@@ -58,8 +68,34 @@ class Weights:
         if self.model:
             self._native.llama.llama_model_free(self.model)
 
+    def context_params(self, params: EngineParams) -> Any:
+        """Return `struct llama_context_params` for these weights.
+
+        If `params` leave `n_ctx` open, it is what fits into the memory that is free when a context
+        like this is first asked for, and stays so while the weights are loaded: other words for the
+        same parameters make no second engine.
+
+        Raises:
+            InvalidRequestError: As `params.context_params`.
+        """
+        llama, kvf = self._native.llama, self._native.kvf
+        whole = context_params(params, llama, self.model)
+        if params.n_ctx is not None or not whole.n_ctx:
+            return whole
+        key = context_key(params, whole, llama, self.model)
+        with self._loading:
+            if key not in self._fitting:
+                free = free_memory()
+                with llama_log(self._native, verbose=params.verbose):
+                    n_ctx = kvf.kvf_fitting_n_ctx(self.model, whole, free - spare(free))
+                # if not even a small context can be made, making this one will say why
+                self._fitting[key] = n_ctx or whole.n_ctx
+            return context_params(params, llama, self.model, self._fitting[key])
+
     def _load(self, params: EngineParams) -> None:
-        model = load_model(self._native, params)
+        native_params = fitting_params(self._native, params)
+        model = load_model(self._native, params, native_params)
+        self.n_gpu_layers = native_params.n_gpu_layers
         try:
             self.lora = load_lora(self._native, params, model)
         except BaseException:

@@ -18,7 +18,7 @@ from langgraph_kvfork.errors import (
     NativeLibraryError,
 )
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 
@@ -277,6 +277,18 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
         "kvf_keep_errors": (None, []),
         "kvf_kept_errors": (ctypes.c_char_p, []),
         "kvf_stop_loading": (None, []),
+        "kvf_fit_layers": (
+            ctypes.c_bool,
+            [
+                ctypes.c_char_p,
+                ctypes.POINTER(llama.llama_model_params),
+                llama.llama_context_params,
+            ],
+        ),
+        "kvf_fitting_n_ctx": (
+            ctypes.c_uint32,
+            [ctypes.c_void_p, llama.llama_context_params, ctypes.c_uint64],
+        ),
         "kvf_engine_create": (
             engine,
             [ctypes.c_void_p, llama.llama_context_params, ctypes.c_bool, ctypes.c_double],

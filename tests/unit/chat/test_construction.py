@@ -140,8 +140,8 @@ def test_a_value_out_of_range_is_refused_by_name(argument, value):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"n_ctx": -1}, "n_ctx=-1 is not possible: give a count of tokens, or 0 for the training"),
-        ({"n_ctx": "many"}, "n_ctx='many' is not possible: give a count of tokens, or 0 for the "),
+        ({"n_ctx": -1}, "n_ctx=-1 is not possible: give a count of tokens, 0 for the training"),
+        ({"n_ctx": "many"}, "n_ctx='many' is not possible: give a count of tokens, 0 for the "),
         ({"streaming": "yes!"}, "streaming='yes!' is not possible: input should be a valid boole"),
         ({"n_ctx": "x", "top_k": "y"}, r"n_ctx='x' .*\. top_k='y' is not"),
         ({"n_cxt": 1}, "ChatKVFork has no argument 'n_cxt'"),
@@ -174,7 +174,7 @@ def test_however_a_model_is_made_its_refusal_is_the_same(make):
         make()
     assert isinstance(refusal.value, ValidationError)
     assert str(refusal.value) == (
-        "n_ctx=-1 is not possible: give a count of tokens, or 0 for the training context. "
+        "n_ctx=-1 is not possible: give a count of tokens, 0 for the training context. "
         "top_k='y' is not possible: give 1 or more, or 0 for off."
     )
 
