@@ -2,7 +2,7 @@
 
 #include "chat/answer.h"
 #include "chat/chat_template.h"
-#include "engine/context_memory.h"
+#include "context/context_memory.h"
 #include "engine/engine.h"
 #include "engine/error.h"
 

@@ -174,7 +174,8 @@ def test_however_a_model_is_made_its_refusal_is_the_same(make):
         make()
     assert isinstance(refusal.value, ValidationError)
     assert str(refusal.value) == (
-        "n_ctx=-1 is not possible: give a count of tokens, 0 for the training context. "
+        "n_ctx=-1 is not possible: give a count of tokens, 0 for the training context, or None for "
+        "what fits. "
         "top_k='y' is not possible: give 1 or more, or 0 for off."
     )
 
