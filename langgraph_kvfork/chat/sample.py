@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 from langgraph_kvfork.arguments import RANDOM_SEED
 from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.errors import EqualAnswersWarning
 from langgraph_kvfork.hooks.sample import current_sample
+from langgraph_kvfork.warning import warn
 
 
 def of_sample(request: Request) -> Request:
@@ -22,11 +22,10 @@ def of_sample(request: Request) -> Request:
         return request
     if sample.number == 0 and (request.temperature == 0 or request.top_k == 1):
         name = "temperature=0" if request.temperature == 0 else "top_k=1"
-        warnings.warn(
+        warn(
             f"All {sample.count} answers to one prompt will be equal, since {name} takes the most "
             "likely token each time: give a temperature above 0, as llm.bind(temperature=0.8).",
             EqualAnswersWarning,
-            stacklevel=2,
         )
     if request.seed is None or request.seed < 0:
         return request

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from langgraph_kvfork.branches.events import Done, Event, Usage
 from langgraph_kvfork.engine.engine import Engine
+from langgraph_kvfork.warning import warn
 
 _PAGE = 64
 """Cells in a page; a branch may leave the rest of one empty."""
@@ -20,9 +20,28 @@ _STEP = 256
 _MOST_TOLD = 1024
 """Runs to remember; more would grow for ever."""
 
+_MOST_CALLS = 512
+"""Calls of a run to remember while others of it go on."""
+
 
 class SmallPoolWarning(UserWarning):
-    """Branches had to give up their cells, and what they held was computed again."""
+    """The pool could not hold all branches at once.
+
+    Some had to wait until others had ended, or gave up their cells and were computed again.
+    """
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call of a run.
+
+    Attributes:
+        beside: The calls that ran when it came, and itself.
+        usage: What it took; None: it has not ended, or not well.
+    """
+
+    beside: list[_Call]
+    usage: Usage | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -30,12 +49,12 @@ class _Group:
     """Calls of one run that overlap.
 
     Attributes:
-        n_running: How many have not ended.
-        usages: Of those that have ended well.
+        running: Those that have not ended.
+        calls: All of them.
     """
 
-    n_running: int = 0
-    usages: list[Usage] = field(default_factory=list)
+    running: dict[_Call, None] = field(default_factory=dict)
+    calls: list[_Call] = field(default_factory=list)
 
 
 # reentrant, since a stream that is collected ends its block wherever the collector runs
@@ -46,7 +65,7 @@ _told: set[tuple[int, int]] = set()
 
 @contextlib.contextmanager
 def watched_pool(engine: Engine, run: int) -> Iterator[Callable[[Event], None]]:
-    """Warn once per run if its overlapping calls preempted one another.
+    """Warn once per run if the pool could not hold all of its overlapping calls.
 
     Args:
         engine: Who computes the call.
@@ -56,50 +75,91 @@ def watched_pool(engine: Engine, run: int) -> Iterator[Callable[[Event], None]]:
         What takes the call's events.
     """
     key = id(engine), run
+    stats = engine.stats()
+    total = stats.cells_total if stats.parts else 0  # recurrent states take no cells
+    call = _Call([])
     with _lock:
         group = _groups.setdefault(key, _Group())
-        group.n_running += 1
+        group.running[call] = None
+        call.beside += group.running
+        group.calls.append(call)
+        del group.calls[:-_MOST_CALLS]
 
     def take(event: Event) -> None:
         if isinstance(event, Done):
-            with _lock:
-                group.usages.append(event.usage)
+            call.usage = event.usage
 
     try:
         yield take
     finally:
         with _lock:
-            group.n_running -= 1
-            is_news = False
-            if group.n_running == 0:
+            del group.running[call]
+            is_last = not group.running
+            if is_last:
                 _groups.pop(key, None)
-                is_news = _is_news(key, group)
-        if is_news:
-            warnings.warn(_sentences(engine, group.usages), SmallPoolWarning, stacklevel=2)
+        sentences = None
+        if is_last and total and key not in _told:
+            sentences = _sentences(total, engine.params.n_seq_max or 64, group.calls)
+        if sentences is not None and _is_news(key):
+            warn(sentences, SmallPoolWarning)
 
 
-def _is_news(key: tuple[int, int], group: _Group) -> bool:
-    if key in _told or not any(usage.preemptions for usage in group.usages):
-        return False
-    if len(_told) >= _MOST_TOLD:
-        _told.clear()
-    _told.add(key)
-    return True
+def _is_news(key: tuple[int, int]) -> bool:
+    with _lock:
+        if key in _told:
+            return False
+        if len(_told) >= _MOST_TOLD:
+            _told.clear()
+        _told.add(key)
+        return True
 
 
-def _sentences(engine: Engine, usages: list[Usage]) -> str:
-    total = engine.stats().cells_total
-    again = sum(usage.recomputed_tokens for usage in usages)
+def _sentences(total: int, n_seq_max: int, calls: Sequence[_Call]) -> str | None:
+    """Return what there is to say of a run's calls; None: nothing.
+
+    Args:
+        total: Cells of the pool.
+        n_seq_max: How many calls can run at a time, however many cells there are.
+        calls: The calls.
+    """
+    at_once = [_largest(call.beside, n_seq_max) for call in calls]
+    preempted = [c.usage for c in calls if c.usage is not None and c.usage.preemptions]
+    n_waited = sum(bool(usages) and _least(usages) > total for usages in at_once)
+    lost = []
+    if preempted:
+        again = sum(usage.recomputed_tokens for usage in preempted)
+        lost.append(
+            f"{len(preempted)} of them had to give up their cells, and {again:,} tokens were "
+            "computed again"
+        )
+    if n_waited:
+        lost.append(f"{n_waited} of them had to wait until others had ended")
+    if not lost:
+        return None
+    enough = max(total + _STEP, *(_enough(usages) for usages in at_once if usages))
+    remedy = "With that, all run at once"
+    if preempted:
+        remedy = "So would fewer branches at a time (max_concurrency), or a lower max_tokens"
     return (
-        f"n_ctx={total} was too small for {len(usages)} branches at a time: "
-        f"{sum(usage.preemptions > 0 for usage in usages)} of them had to give up their cells, and "
-        f"{again:,} tokens were computed again. n_ctx={_enough(usages, total)} would do, and so "
-        "would fewer branches at a time (max_concurrency) or a lower max_tokens."
+        f"n_ctx={total} was too small for {max(map(len, at_once))} branches at a time: "
+        f"{'; '.join(lost)}. n_ctx={-(-enough // _STEP) * _STEP} would do. {remedy}."
     )
 
 
-def _enough(usages: list[Usage], total: int) -> int:
-    """Return how many cells would have held all branches at once, with what they shared."""
+def _largest(calls: Sequence[_Call], most: int) -> list[Usage]:
+    """Return the usages of so many calls that take the most room of their own."""
+    usages = [call.usage for call in calls if call.usage is not None]
+    return sorted(usages, key=lambda usage: usage.forked_tokens - usage.prompt_tokens)[:most]
+
+
+def _least(usages: Sequence[Usage]) -> int:
+    """Return how many cells their prompts take at least, with what they share."""
+    shared = min(usage.forked_tokens for usage in usages)
+    return shared + sum(usage.prompt_tokens - usage.forked_tokens for usage in usages)
+
+
+def _enough(usages: Sequence[Usage]) -> int:
+    """Return how many cells would have held all of them at once, up to their ends."""
     shared = max(usage.forked_tokens for usage in usages)
     own = sum(u.prompt_tokens - u.forked_tokens + u.generated_tokens + 2 * _PAGE for u in usages)
-    return -(-max(shared + own, total + _STEP) // _STEP) * _STEP
+    return shared + own

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
 from langgraph_kvfork.chat.whole_answer import no_match, not_whole, text_of
-from langgraph_kvfork.checks import require
+from langgraph_kvfork.checks import require, shown
 from langgraph_kvfork.convert.type_schema import model_schema
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.schema.check import Check, parse_json, schema_check
@@ -84,10 +84,11 @@ def schema_of(response_format: object) -> dict[str, Any] | None:
             schema = {}
         if kind == "json_schema" and isinstance(schema, dict):
             check_schema(schema, "response_format's schema")
-            warn_of_dropped(held_answer(schema), "response_format's schema")
+            if not is_checked_later(response_format):  # or it was told of when it was bound
+                warn_of_dropped(held_answer(schema), "response_format's schema")
             return schema
     raise InvalidRequestError(
-        f"response_format={response_format!r} is not possible: give "
+        f"response_format={shown(response_format)} is not possible: give "
         '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}, '
         '{"type": "json_object"}, {"type": "text"}, or a class.'
     )
@@ -112,8 +113,8 @@ def json_schema(schema: Schema) -> dict[str, Any]:
         if isinstance(error, InvalidRequestError):
             raise
         raise InvalidRequestError(
-            f"schema={schema!r} is not possible: give a pydantic model, a TypedDict or JSON schema."
-            f" ({error})"
+            f"schema={shown(schema)} is not possible: give a pydantic model, a TypedDict or JSON "
+            f"schema. ({error})"
         ) from error
     require(isinstance(converted["title"], str), "schema", schema, "give a string as its title")
     check_schema(converted, "schema")

@@ -8,8 +8,9 @@ from typing import Any
 
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic.errors import PydanticUserError
 
-from langgraph_kvfork.checks import require
+from langgraph_kvfork.checks import require, shown
 from langgraph_kvfork.convert.tool_choice import ToolChoice, read_choice
 from langgraph_kvfork.convert.type_schema import recursive_parameters
 from langgraph_kvfork.errors import InvalidRequestError
@@ -90,16 +91,17 @@ def openai_tools(
         try:
             schema = convert_to_openai_tool(tool, strict=strict)
             called = schema["function"]["name"]
-        except (KeyError, TypeError, ValueError) as error:
+            own = recursive_parameters(tool)
+        except (KeyError, TypeError, ValueError, RecursionError, PydanticUserError) as error:
             raise InvalidRequestError(
-                f"{name}[{i}]={tool!r} is no tool: give a function, a BaseTool, a pydantic model, "
-                f"a TypedDict or OpenAI's JSON. ({error})"
+                f"{name}[{i}]={shown(tool)} is no tool: give a function, a BaseTool, a pydantic "
+                f"model, a TypedDict or OpenAI's JSON. ({error})"
             ) from error
         where = f"{name}[{i}]"
         require(isinstance(called, str) and bool(called), where, tool, "give it a name")
         description = schema["function"].get("description", "")
         require(isinstance(description, str), where, tool, "give a string as its description")
-        if own := recursive_parameters(tool):
+        if own:
             schema["function"]["parameters"] = own
         parameters = schema["function"].get("parameters")
         parameters = {} if parameters is None else parameters

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from langgraph_kvfork.engine.ending import native_work
 from langgraph_kvfork.errors import InvalidRequestError, PromptWarning
 from langgraph_kvfork.native.abi import Native, last_error
+from langgraph_kvfork.warning import warn
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,11 @@ class ChatTemplate:
                 f"messages, or what goes with them, have half a character, {half!a}, after "
                 f"{before!r}: remove it, for instance with text.encode(errors='replace').decode()."
             ) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequestError(
+                "messages, or what goes with them, are not possible: give what JSON can hold, and "
+                f"not nested without end. ({error})"
+            ) from error
         kvf = self._native.kvf
         rendered = _take_json(self._native, kvf.kvf_chat_render(self._handle, text))
         if rendered["is_fallback"]:
@@ -170,7 +175,7 @@ class ChatTemplate:
             is_new = kind not in self._told
             self._told.add(kind)
         if is_new:
-            warnings.warn(message, PromptWarning, stacklevel=2)
+            warn(message, PromptWarning)
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.order.watch import common_prefix
+from langgraph_kvfork.warning import warn
 
 _LEAST = 1000
 """Characters computed again that are worth a warning."""
@@ -95,8 +95,6 @@ _told: dict[object, object] = {}
 def watch_thoughts(engine: Engine, messages: Messages, prompt: str, render: RenderPrompt) -> None:
     """Warn once of each model whose chat template drops thoughts that a snapshot has.
 
-    Call it before the prompt is computed: nothing has begun if a filter makes the warning an error.
-
     Args:
         engine: Who computes it.
         messages: The prompt, as messages.
@@ -121,7 +119,7 @@ def watch_thoughts(engine: Engine, messages: Messages, prompt: str, render: Rend
         tokens = len(engine.tokenize(dropped.again, add_special=False))
         remedy = find_remedy(messages, dropped, render)
         message = _sentences(messages, dropped.index, tokens, remedy)
-        warnings.warn(message, ThoughtsDroppedWarning, stacklevel=2)
+        warn(message, ThoughtsDroppedWarning)
 
 
 def dropped_thoughts(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from langchain_core.runnables.config import ensure_config
 
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.hooks.place import graph_runtime, node_path
+from langgraph_kvfork.warning import warn
 
 _LEAST = 1000
 """Characters in common that are worth a warning."""
@@ -108,7 +108,7 @@ def _compare(call: _Call, siblings: Sequence[_Call]) -> None:
         loss = _loss(call, sibling)
         if loss is not None:
             if _is_news(call, sibling):
-                warnings.warn(_sentences(loss), MessageOrderWarning, stacklevel=2)
+                warn(_sentences(loss), MessageOrderWarning)
             return
 
 

@@ -164,6 +164,14 @@ class Counts:
         return sum(call.recomputed_tokens for call in self.calls)
 
     @property
+    def evictions(self) -> int:
+        """How many prefixes went to make room; what needs one later prefills it again.
+
+        They are the engine's, so that other runs at the same time have their part in it.
+        """
+        return 0
+
+    @property
     def unfinished(self) -> int:
         """Calls that failed, were cancelled or still run; what they computed is not counted."""
         return 0

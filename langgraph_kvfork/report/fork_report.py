@@ -23,7 +23,8 @@ from langchain_core.tracers.context import register_configure_hook
 from typing_extensions import Self
 
 from langgraph_kvfork.chat.answer import PROVIDER
-from langgraph_kvfork.errors import BranchCancelledError, InvalidRequestError
+from langgraph_kvfork.engine.engine import Engine
+from langgraph_kvfork.errors import BranchCancelledError, EngineClosedError, InvalidRequestError
 from langgraph_kvfork.graph.prefill_node import PREFILL_EVENT
 from langgraph_kvfork.hooks.place import node_path
 from langgraph_kvfork.report.counts import Counts, ReportedCall
@@ -60,6 +61,8 @@ class ForkReport(Counts, BaseCallbackHandler):
         super().__init__()
         self._n_failed = self._n_cancelled = 0
         self._begin = time.perf_counter()
+        self._evictions = _evictions()
+        self._n_evicted = 0
         self._open: dict[UUID, _OpenCall] = {}
         self._token: Token[ForkReport | None] | None = None
         self._outer: ForkReport | None = None
@@ -67,6 +70,14 @@ class ForkReport(Counts, BaseCallbackHandler):
     #
     # what it says
     #
+
+    @property
+    def evictions(self) -> int:
+        """How many prefixes went to make room; what needs one later prefills it again.
+
+        They are the engine's, so that other runs at the same time have their part in it.
+        """
+        return self._n_evicted
 
     @property
     def unfinished(self) -> int:
@@ -92,6 +103,7 @@ class ForkReport(Counts, BaseCallbackHandler):
             "shared_bytes": self.shared_bytes,
             "preemptions": self.preemptions,
             "recomputed_tokens": self.recomputed_tokens,
+            "evictions": self.evictions,
             "unfinished": self.unfinished,
             "cancelled": self.cancelled,
             "calls": [asdict(call) for call in self.calls],
@@ -121,6 +133,7 @@ class ForkReport(Counts, BaseCallbackHandler):
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             report.calls = [ReportedCall(**{n: call[n] for n in names}) for call in data["calls"]]
+            report._n_evicted = int(data.get("evictions", 0))
             report._n_cancelled = int(data["cancelled"])
             report._n_failed = int(data["unfinished"]) - report._n_cancelled
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -236,6 +249,9 @@ class ForkReport(Counts, BaseCallbackHandler):
 
     def _count(self, place: tuple[str, str], kind: str, numbers: dict[str, Any]) -> None:
         node, branch = place
+        for engine, n in _evictions().items():
+            self._n_evicted += n - self._evictions.get(engine, 0)
+            self._evictions[engine] = n
         self.calls.append(
             ReportedCall(
                 node=node,
@@ -280,6 +296,15 @@ class _OpenCall:
             return False
         task = self.task()
         return task is None or task.done()
+
+
+def _evictions() -> weakref.WeakKeyDictionary[Engine, int]:
+    """Return how many snapshots each engine has dropped to make room."""
+    found: weakref.WeakKeyDictionary[Engine, int] = weakref.WeakKeyDictionary()
+    for engine in Engine.all():
+        with contextlib.suppress(EngineClosedError):  # meanwhile
+            found[engine] = engine.stats().evictions
+    return found
 
 
 def _this_task() -> weakref.ref[asyncio.Task[Any]] | None:

@@ -120,6 +120,11 @@ def _sentences(report: Counts) -> list[str]:
             f"The pool was too small: branches gave up their cells {report.preemptions:,} times, "
             f"and {report.recomputed_tokens:,} tokens were computed again. Raise n_ctx."
         )
+    if report.evictions:
+        lines.append(
+            f"{report.evictions:,} cached prefixes went to make room: what needs one of them again "
+            "prefills it again."
+        )
     if report.unfinished:
         other = report.unfinished - report.cancelled
         counts = {"cancelled": report.cancelled, "failed or still running": other}

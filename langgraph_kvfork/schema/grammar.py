@@ -100,10 +100,16 @@ def schema_grammar(root: Schema, parts: Sequence[Part], prefix: str = "kvf-") ->
         prefix: What the names of rules begin with.
 
     Raises:
-        InvalidRequestError: A reference leads nowhere.
+        InvalidRequestError: A reference leads nowhere, or too many follow one another.
     """
     writer = _Writer(root, prefix)
-    names = tuple(map(writer.part, parts))
+    try:
+        names = tuple(map(writer.part, parts))
+    except RecursionError as error:
+        raise InvalidRequestError(
+            "The schema is not possible: its parts are nested, or refer to one another, too deep; "
+            "make it flatter."
+        ) from error
     return SchemaGrammar(writer.text(), names, tuple(writer.dropped))
 
 
@@ -111,10 +117,17 @@ def object_properties(root: dict[str, Any]) -> tuple[list[Object], dict[str, Sch
     """Return the objects that a document takes, and a schema for each property that these name.
 
     Raises:
-        InvalidRequestError: A reference leads nowhere.
+        InvalidRequestError: A reference leads nowhere, or there are too many objects.
     """
     writer = _Writer(root, "")
-    objects = [shape for shape in writer.shapes.of([root]) if isinstance(shape, Object)]
+    try:
+        shapes = writer.shapes.of([root])
+    except TooManyShapesError as error:
+        raise InvalidRequestError(
+            "A tool's parameters are not possible: their unions multiply to too many objects; give "
+            "one object with properties, and the unions in these."
+        ) from error
+    objects = [shape for shape in shapes if isinstance(shape, Object)]
     found: dict[str, list[Schema]] = {}
     for shape in objects:
         for name in _names(shape):
@@ -371,9 +384,12 @@ class _Writer:
                 high = None
         if low and not extras and low > n_optional:
             return None
-        if low and n_optional:
+        if low and (n_optional or low > _MAX_COUNT):
             self._drop("minProperties")
             low = 0
+        if high is not None and high > _MAX_COUNT:
+            self._drop("maxProperties")
+            high = None
         if not members and extras == [_MEMBER] and not low and high is None:
             return "kvf-object"
         return f'"{{" kvf-space {self._body_of(members, extras, low, high)} kvf-space "}}"'

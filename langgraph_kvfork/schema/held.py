@@ -6,7 +6,6 @@ Schemas that its converter holds stay as they are. In others, a constant stands 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,6 +15,7 @@ from langgraph_kvfork.errors import InvalidRequestError, SchemaWarning
 from langgraph_kvfork.schema.formats import FORMATS, ONLY_CHECKED
 from langgraph_kvfork.schema.grammar import Part, object_properties, schema_grammar
 from langgraph_kvfork.schema.shapes import Object, Schema
+from langgraph_kvfork.warning import warn
 
 _ANNOTATIONS = {"title", "description", "default", "examples", "$defs", "definitions", "$schema"}
 NOT_PLAIN = {
@@ -215,7 +215,7 @@ def warn_of_dropped(held: HeldSchemas, where: str) -> None:
     # one step, without a lock: a garbage collection inside may come back here
     ours = object()
     if _told.setdefault(message, ours) is ours:
-        warnings.warn(message, SchemaWarning, stacklevel=4)
+        warn(message, SchemaWarning)
 
 
 def _is_plain(schema: Any) -> bool:

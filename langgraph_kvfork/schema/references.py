@@ -36,19 +36,23 @@ class References:
         Raises:
             InvalidRequestError: It leads nowhere in the document.
         """
-        uri = _joined(self._bases.get(id(schema), ""), reference)
-        base, _, fragment = uri.partition("#")
-        if fragment and not fragment.startswith("/"):
-            found = self._parts.get(uri)
-        else:
-            found = self._parts.get(base)
-            for name in unquote(fragment).split("/")[1:]:
-                found = _part(found, name.replace("~1", "/").replace("~0", "~"))
+        found = self.find(schema, reference)
         if not isinstance(found, (dict, bool)):
             raise InvalidRequestError(
                 f"$ref={reference!r} is not possible: it leads to nothing in its schema; give the "
                 "place of one of its parts, such as #/$defs/name."
             )
+        return found
+
+    def find(self, schema: dict[str, Any], reference: str) -> Any:
+        """Return what `target` does, or whatever else the document has there; None: nothing."""
+        uri = _joined(self._bases.get(id(schema), ""), reference)
+        base, _, fragment = uri.partition("#")
+        if fragment and not fragment.startswith("/"):
+            return self._parts.get(uri)
+        found = self._parts.get(base)
+        for name in unquote(fragment).split("/")[1:]:
+            found = _part(found, name.replace("~1", "/").replace("~0", "~"))
         return found
 
     def _read(self, value: Any, base: str) -> None:

@@ -22,6 +22,8 @@ Schema: TypeAlias = "dict[str, Any] | bool"
 _KINDS = ("object", "array", "string", "number", "boolean", "null")
 _MAX_SHAPES = 100
 """Of one schema; unions of unions could have any number of them."""
+_MAX_PARTS = 5000
+"""That are looked at for one schema; parts that refer to others twice double at each step."""
 
 # what tells, in a schema without type, which kind of value its author has in mind
 _HINTS = {
@@ -47,7 +49,7 @@ _ONLY_CHECKED = {
 
 
 class TooManyShapesError(Exception):
-    """Unions in a schema multiply to more shapes than are worth a grammar."""
+    """Parts of a schema multiply to more than are worth a grammar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ class Shapes:
         self._references = References(root)
         self._drop = drop
         self._admits = admits
+        self._n_parts = 0
 
     def of(self, schemas: Iterable[Schema]) -> list[Shape]:
         """Return the shapes of what matches all of `schemas`.
@@ -169,12 +172,16 @@ class Shapes:
             TooManyShapesError: There are too many.
             InvalidRequestError: A reference leads nowhere.
         """
+        self._n_parts = 0
         shapes = self._all([self._of(schema, frozenset()) for schema in schemas])
         return [shape for shape in shapes if not shape.is_guessed] or shapes
 
     def _of(self, schema: Schema, followed: frozenset[int]) -> list[Shape]:
         if isinstance(schema, bool):
             return _any_shapes() if schema else []
+        self._n_parts += 1
+        if self._n_parts > _MAX_PARTS:
+            raise TooManyShapesError
         for keyword in _ONLY_CHECKED & schema.keys():
             if _says_something(schema, keyword):
                 self._drop(keyword)

@@ -167,14 +167,6 @@ def test_a_schema_is_a_schema(llm, schema, method):
         llm.with_structured_output(schema, method=method)
 
 
-def test_a_schema_that_is_deeper_than_a_stack():
-    schema = {"type": "integer"}
-    for _ in range(100_000):
-        schema = of(schema)
-    with pytest.raises(InvalidRequestError, match=r"^schema"):
-        json_schema({"title": "deep", **schema})
-
-
 def test_a_bound_is_a_keyword_where_schemas_are():
     values = of({"const": {"minimum": 2, "maximum": 1}})
     names = of({"type": "object", "properties": {"minItems": {}, "maxItems": {}}})
