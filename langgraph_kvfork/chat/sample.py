@@ -20,11 +20,13 @@ def of_sample(request: Request) -> Request:
     sample = current_sample()
     if sample.count == 1:
         return request
-    if sample.number == 0 and (request.temperature == 0 or request.top_k == 1):
-        name = "temperature=0" if request.temperature == 0 else "top_k=1"
+    greedy = {"temperature": 0, "top_k": 1, "top_p": 0, "min_p": 1}
+    name = next((f"{n}={v}" for n, v in greedy.items() if getattr(request, n) == v), None)
+    if sample.number == 0 and name is not None:
         warn(
             f"All {sample.count} answers to one prompt will be equal, since {name} takes the most "
-            "likely token each time: give a temperature above 0, as llm.bind(temperature=0.8).",
+            "likely token each time: leave it out, or give another value, as "
+            "llm.bind(temperature=0.8).",
             EqualAnswersWarning,
         )
     if request.seed is None or request.seed < 0:

@@ -15,7 +15,8 @@ from langgraph.pregel.protocol import PregelProtocol
 from langgraph_kvfork.checks import is_c_text, require
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.graph.function import Calls, NodeFunction, as_function
-from langgraph_kvfork.graph.node import refusing_unknown_arguments, state_value, underlying_model
+from langgraph_kvfork.graph.model import answers_first
+from langgraph_kvfork.graph.node import refusing_unknown_arguments, state_value
 from langgraph_kvfork.hooks.sample import Sample
 from langgraph_kvfork.order.join import join
 from langgraph_kvfork.order.prompt import Messages, is_messages, to_messages
@@ -180,7 +181,7 @@ def plan_samples(n: int, shared: list[BaseMessage], llm: Runnable[Any, Any]) -> 
 
 def is_graph(llm: Runnable[Any, Any]) -> bool:
     """Return whether a compiled graph answers, such as an agent."""
-    return isinstance(underlying_model(llm)[0], PregelProtocol)
+    return answers_first(llm, PregelProtocol) is not None  # type: ignore[type-abstract]
 
 
 def _input(name: str, llm: Runnable[Any, Any], prompt: list[BaseMessage]) -> Any:
@@ -189,8 +190,8 @@ def _input(name: str, llm: Runnable[Any, Any], prompt: list[BaseMessage]) -> Any
     Raises:
         InvalidRequestError: The graph's state has no messages.
     """
-    graph = underlying_model(llm)[0]
-    if not isinstance(graph, PregelProtocol):
+    graph = answers_first(llm, PregelProtocol)  # type: ignore[type-abstract]
+    if graph is None:
         return prompt
     if "messages" not in getattr(graph, "channels", {"messages": None}):
         raise InvalidRequestError(
@@ -243,7 +244,4 @@ def _items(branches: Branches) -> Iterator[tuple[str, BranchSpec]]:
 
 
 def _is_model(given: object) -> bool:
-    if not isinstance(given, Runnable):
-        return False
-    model, _ = underlying_model(given)
-    return isinstance(model, BaseLanguageModel)
+    return answers_first(given, BaseLanguageModel) is not None  # type: ignore[type-abstract]

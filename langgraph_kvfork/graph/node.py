@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
-from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables import Runnable, RunnableConfig
 
 from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.checks import is_c_text, refuse_unknown, require
@@ -94,15 +93,3 @@ def check_written(config: RunnableConfig, node: Runnable[Any, Any], key: str) ->
             f"would drop what {type(node).__name__} writes to it. Add it to the state's schema, or "
             f"give a key that it has: {', '.join(known)}."
         )
-
-
-def underlying_model(llm: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
-    """Return what answers first in a chain, and what is bound to it for every call."""
-    kwargs: dict[str, Any] = {}
-    while isinstance(llm, (RunnableBindingBase, RunnableSequence)):
-        if isinstance(llm, RunnableSequence):
-            llm = llm.first
-        else:
-            kwargs = {**llm.kwargs, **kwargs}
-            llm = llm.bound
-    return llm, kwargs

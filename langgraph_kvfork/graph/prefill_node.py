@@ -20,19 +20,16 @@ from langchain_core.runnables import (
     Runnable,
     RunnableConfig,
     RunnableLambda,
-    RunnableParallel,
-    RunnableSequence,
-    RunnableWithFallbacks,
 )
-from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import patch_config
 
 from langgraph_kvfork.branches.events import PrefillProgress, Usage
 from langgraph_kvfork.chat.model import ChatKVFork
 from langgraph_kvfork.checks import require
-from langgraph_kvfork.errors import InvalidRequestError, KVForkError
+from langgraph_kvfork.errors import KVForkError
 from langgraph_kvfork.graph.branches import BranchMessages
 from langgraph_kvfork.graph.function import NodeFunction, as_function
+from langgraph_kvfork.graph.model import Found, as_one, find_model
 from langgraph_kvfork.graph.node import check_key, refusing_unknown_arguments, state_value
 from langgraph_kvfork.hooks.place import stream_item, stream_writer
 from langgraph_kvfork.order.join import join
@@ -96,7 +93,8 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         messages_key: str = "messages",
         wait: bool = True,
     ) -> None:
-        self.llm, self._call, self._prompt = _chat_model(llm)
+        self._asked = llm
+        self.llm = _found(llm).model
         self.messages = messages
         self._added = _added(messages)
         self.wait = wait
@@ -133,13 +131,14 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         if isinstance(added, NodeFunction):
             added = added(state, inner)
         messages = self._messages(state, added)
-        if self._prompt is not None:
-            messages = self._prompt.invoke(messages, inner)
+        found = _found(self._asked, config)
+        if (prompt := as_one(found.before)) is not None:
+            messages = prompt.invoke(messages, inner)
         if self.wait:
-            event = self._compute(messages, config, _progress_writer(config))
+            event = _compute(found, messages, config, _progress_writer(config))
             _prefilled.invoke(event, config)
         else:
-            self._start(messages, config)
+            _start(found, messages, config)
         return {}
 
     async def _aprefill(
@@ -150,13 +149,15 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         if isinstance(added, NodeFunction):
             added = await added.acall(state, inner)
         messages = self._messages(state, added)
-        if self._prompt is not None:
-            messages = await self._prompt.ainvoke(messages, inner)
+        found = _found(self._asked, config)
+        if (prompt := as_one(found.before)) is not None:
+            messages = await prompt.ainvoke(messages, inner)
         if not self.wait:
-            self._start(messages, config)
+            _start(found, messages, config)
             return {}
-        usage = await self.llm._aprefill(messages, config, _progress_writer(config), self._call)
-        event = self._event(usage)
+        progress = _progress_writer(config)
+        usage = await found.model._aprefill(messages, config, progress, found.kwargs)
+        event = _event(found, usage)
         await adispatch_custom_event(PREFILL_EVENT, event, config=config)
         await _prefilled.ainvoke(event, config)
         return {}
@@ -172,31 +173,43 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         require(is_messages(added), "messages(state)", added, "return text or messages")
         return join(shared, to_messages("messages", added))
 
-    def _compute(
-        self,
-        messages: Any,
-        config: RunnableConfig,
-        on_progress: Callable[[PrefillProgress], None] | None,
-    ) -> dict[str, Any]:
-        usage = self.llm._prefill(messages, config, on_progress, self._call)
-        event = self._event(usage)
-        dispatch_custom_event(PREFILL_EVENT, event, config=config)
-        return event
 
-    def _start(self, messages: Any, config: RunnableConfig) -> None:
-        """Compute in a thread of its own: a task would end with its event loop."""
+def _compute(
+    found: Found[ChatKVFork],
+    messages: Any,
+    config: RunnableConfig,
+    on_progress: Callable[[PrefillProgress], None] | None,
+) -> dict[str, Any]:
+    usage = found.model._prefill(messages, config, on_progress, found.kwargs)
+    event = _event(found, usage)
+    dispatch_custom_event(PREFILL_EVENT, event, config=config)
+    return event
 
-        def compute() -> None:
-            try:
-                self._compute(messages, config, None)
-            except KVForkError as error:
-                _log.warning("What PrefillNode started ahead has failed: %s", error)
 
-        # a daemon: at the end of the process, the engine is closed under it
-        threading.Thread(target=compute, name="kvfork prefill", daemon=True).start()
+def _start(found: Found[ChatKVFork], messages: Any, config: RunnableConfig) -> None:
+    """Compute in a thread of its own: a task would end with its event loop."""
 
-    def _event(self, usage: Usage) -> dict[str, Any]:
-        return {"model_name": self.llm._model_name, **asdict(usage)}
+    def compute() -> None:
+        try:
+            _compute(found, messages, config, None)
+        except KVForkError as error:
+            _log.warning("What PrefillNode started ahead has failed: %s", error)
+
+    # a daemon: at the end of the process, the engine is closed under it
+    threading.Thread(target=compute, name="kvfork prefill", daemon=True).start()
+
+
+def _event(found: Found[ChatKVFork], usage: Usage) -> dict[str, Any]:
+    return {"model_name": found.model._model_name, **asdict(usage)}
+
+
+def _found(llm: object, config: RunnableConfig | None = None) -> Found[ChatKVFork]:
+    """Return the chat model in what the node was given."""
+    found = find_model(llm, ChatKVFork, config)
+    require(found is not None, "llm", llm, "give a ChatKVFork")
+    assert found is not None
+    found.kwargs.pop("ls_structured_output_format", None)
+    return found
 
 
 def _added(messages: object) -> NodeFunction | list[BaseMessage] | None:
@@ -208,42 +221,6 @@ def _added(messages: object) -> NodeFunction | list[BaseMessage] | None:
     remedy = "give text, a list of messages, or a function of the state that returns one of these"
     require(is_messages(messages), "messages", messages, remedy)
     return to_messages("messages", cast("Messages", messages))
-
-
-def _chat_model(
-    llm: object,
-) -> tuple[ChatKVFork, dict[str, Any], Runnable[Any, Any] | None]:
-    """Return the chat model, what is bound to it for every call, and what makes its prompts."""
-    found = _found(llm)
-    if found is None:
-        raise InvalidRequestError(f"llm={llm!r} is not possible: give a ChatKVFork.")
-    model, kwargs, prompts = found
-    kwargs.pop("ls_structured_output_format", None)
-    if not prompts:
-        return model, kwargs, None
-    return model, kwargs, prompts[0] if len(prompts) == 1 else RunnableSequence(*prompts)
-
-
-def _found(
-    llm: object,
-) -> tuple[ChatKVFork, dict[str, Any], list[Runnable[Any, Any]]] | None:
-    """Return the first chat model of ours in a chain, or None."""
-    if isinstance(llm, ChatKVFork):
-        return llm, {}, []
-    if isinstance(llm, RunnableBindingBase):
-        if found := _found(llm.bound):
-            model, kwargs, prompts = found
-            return model, {**kwargs, **llm.kwargs}, prompts
-    elif isinstance(llm, RunnableWithFallbacks):
-        return _found(llm.runnable)
-    elif isinstance(llm, RunnableSequence):
-        for i, step in enumerate(llm.steps):
-            if found := _found(step):
-                model, kwargs, prompts = found
-                return model, kwargs, [*llm.steps[:i], *prompts]
-    elif isinstance(llm, RunnableParallel):
-        return next(filter(None, map(_found, llm.steps__.values())), None)
-    return None
 
 
 def _progress_writer(config: RunnableConfig) -> Callable[[PrefillProgress], None] | None:

@@ -49,7 +49,7 @@ async def test_equal_answers(llm, engine, caplog, asynchronous):
         answers = (await call(node, state, asynchronous=asynchronous))["branches"]
         assert len({answer.text for answer in answers}) == 1
         (sentence,) = logged(caplog, "EqualAnswersWarning")
-        assert "temperature above 0" in sentence
+        assert "llm.bind(temperature=0.8)" in sentence
 
 
 @both

@@ -276,7 +276,7 @@ def test_the_response_cache_keeps_samples_apart():
 
 
 @both
-@pytest.mark.parametrize("greedy", [{"temperature": 0}, {"top_k": 1}])
+@pytest.mark.parametrize("greedy", [{"temperature": 0}, {"top_k": 1}, {"top_p": 0}, {"min_p": 1}])
 async def test_equal_samples_are_warned_of(greedy, asynchronous):
     llm = DRAWING.bind(**greedy).with_retry()
     (name,) = greedy
@@ -652,6 +652,25 @@ async def test_a_graph_is_a_branch(asynchronous):
     assert ends["both"].content == "doc\n\nq | a"
     samples = ForkNode(last, n=2).invoke(state)["branches"]
     assert [m.content for m in samples] == ["doc", "doc"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda graph: graph.with_retry(),
+        lambda graph: graph.with_fallbacks([graph]),
+        lambda graph: graph.with_listeners(on_end=lambda run: None),
+        lambda graph: graph.with_fallbacks([graph]).with_config(tags=["x"]).with_retry(),
+    ],
+    ids=["retry", "fallbacks", "listeners", "nested"],
+)
+async def test_a_graph_is_a_branch_whatever_wraps_it(wrap, asynchronous):
+    talks = small_graph(MessagesState, lambda state: {"messages": [echo(state["messages"])]})
+    node = ForkNode(ECHO, {"talks": ForkBranch("q", wrap(talks))})
+    state = {"messages": [HumanMessage("doc")]}
+    ends = (await node.ainvoke(state) if asynchronous else node.invoke(state))["branches"]
+    assert [m.content for m in ends["talks"]["messages"]] == ["doc\n\nq", "doc\n\nq"]
 
 
 def test_a_graph_without_messages_is_named():

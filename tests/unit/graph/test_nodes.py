@@ -9,7 +9,7 @@ import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel
 from langchain_core.tracers.base import BaseTracer
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
@@ -258,6 +258,14 @@ async def test_prefill_node_takes_messages_as_a_branch_does(
         (LLM.bind(stop=["x"]).with_retry(), ["doc"]),
         (LLM.bind(stop=["x"]).with_fallbacks([LLM]), ["doc"]),
         (RunnableParallel(raw=LLM.bind(stop=["x"])) | ECHO, ["doc"]),
+        (LLM.bind(stop=["x"]).with_listeners(on_end=print), ["doc"]),
+        (LLM.configurable_fields(seed=ConfigurableField("s")).bind(stop=["x"]), ["doc"]),
+        (
+            LLM.bind(stop=["no"])
+            .configurable_alternatives(ConfigurableField("which"), other=LLM.bind(stop=["x"]))
+            .with_config(configurable={"which": "other"}),
+            ["doc"],
+        ),
         ({"messages": RunnableLambda(list)} | QUESTION_PROMPT | LLM.bind(stop=["x"]), ["doc", "q"]),
     ],
 )
