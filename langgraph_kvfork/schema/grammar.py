@@ -477,7 +477,7 @@ class _Writer:
 
         Where it does not say so, they come only if it names none.
         """
-        if shape.is_closed or any(p.others is False for p in shape.properties):
+        if any(p.others is False for p in shape.properties):
             return False
         if any(p.others is not None for p in shape.properties):
             return True

@@ -134,7 +134,6 @@ class Object(Shape):
 
     Attributes:
         names: What the names of all properties have to match.
-        is_closed: It has no properties but those that are named.
     """
 
     low: int = 0
@@ -142,7 +141,6 @@ class Object(Shape):
     required: tuple[str, ...] = ()
     properties: tuple[Properties, ...] = ()
     names: tuple[Schema, ...] = ()
-    is_closed: bool = False
 
 
 class Shapes:
@@ -191,9 +189,6 @@ class Shapes:
             target = self._references.target(schema, reference)
             if id(target) not in followed:
                 parts.append(self._of(target, followed | {id(target)}))
-        branches = [part for word in ("allOf", "anyOf", "oneOf") for part in schema.get(word, ())]
-        if any(isinstance(part, dict) and "unevaluatedProperties" in part for part in branches):
-            self._drop("unevaluatedProperties")
         parts += [self._of(part, followed) for part in schema.get("allOf", ())]
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
@@ -201,7 +196,10 @@ class Shapes:
                 if keyword == "oneOf" and not _are_apart(unions):
                     self._drop(keyword)
                 parts.append([shape for shapes in unions for shape in shapes])
-        return self._all(parts)
+        shapes = self._all(parts)
+        if schema.get("unevaluatedProperties") is False:
+            return [_closed(shape) if isinstance(shape, Object) else shape for shape in shapes]
+        return shapes
 
     def _own(self, schema: dict[str, Any]) -> list[Shape]:
         """Return the shapes of what a schema says without others."""
@@ -264,7 +262,6 @@ class Shapes:
             tuple(required) if isinstance(required, (list, tuple)) else (),
             (given,) if given != Properties() else (),
             (schema["propertyNames"],) if "propertyNames" in schema else (),
-            unevaluated is False,
         )
 
     def _all(self, parts: Sequence[list[Shape]]) -> list[Shape]:
@@ -311,9 +308,23 @@ class Shapes:
                 required=tuple(dict.fromkeys([*shape.required, *b.required])),
                 properties=_joined(shape.properties, b.properties),
                 names=_joined(shape.names, b.names),
-                is_closed=shape.is_closed or b.is_closed,
             )
         return replace(a, is_guessed=guessed)
+
+
+def _closed(shape: Object) -> Object:
+    """Return an object without properties that its schema, and those in it, say nothing of.
+
+    What another schema says of the same object, beside this one, does not count.
+    """
+    if any(said.others is not None for said in shape.properties):
+        return shape
+    named = dict.fromkeys(name for said in shape.properties for name, _ in said.named)
+    patterns = dict.fromkeys(pattern for said in shape.properties for pattern, _ in said.patterns)
+    known = Properties(
+        tuple((name, True) for name in named), tuple((p, True) for p in patterns), False
+    )
+    return replace(shape, properties=(*shape.properties, known))
 
 
 def _says_something(schema: dict[str, Any], keyword: str) -> bool:

@@ -36,6 +36,39 @@ def test_the_check_takes_what_is_valid(case):
     assert [value for value in case["valid"] if check(value) is not None] == []
 
 
+CLOSED = {"properties": {"bar": {"type": "string"}}, "unevaluatedProperties": False}
+OTHER = {"properties": {"faz": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "may_have_faz"),
+    [
+        ({"properties": {"foo": CLOSED}, "anyOf": [{"properties": {"foo": OTHER}}]}, False),
+        ({"properties": {"foo": {"allOf": [CLOSED, OTHER]}}}, False),
+        ({"properties": {"foo": {"$ref": "#/$defs/closed", **OTHER}}}, False),
+        ({"properties": {"foo": {**CLOSED, "allOf": [OTHER]}}}, True),
+        ({"properties": {"foo": {**CLOSED, "$ref": "#/$defs/other"}}}, True),
+        ({"properties": {"foo": {"allOf": [{**CLOSED, "anyOf": [OTHER]}]}}}, True),
+    ],
+)
+def test_what_another_schema_says_beside_a_closed_one_does_not_count(schema, may_have_faz):
+    """Unevaluated properties are those that the schema and its own parts say nothing of."""
+    foo = {"type": "object", "minProperties": 0}
+    schema = {
+        "type": "object",
+        **schema,
+        "properties": {"foo": {**foo, **schema["properties"]["foo"]}},
+        "required": ["foo"],
+        "$defs": {"closed": CLOSED, "other": OTHER},
+    }
+    rendered, dropped = held(schema)
+    assert dropped == ()
+    texts = answers(rendered, 40, str(schema))
+    assert texts
+    assert [text for text in texts if not is_valid(text, schema)] == []
+    assert any("faz" in text for text in texts) == may_have_faz
+
+
 def test_most_of_it_is_held():
     """What no grammar here holds, and what refers to other documents, is the rest."""
     assert sum(kinds.values()) == len(SUITE)

@@ -18,7 +18,7 @@ PROMISES = {
     ],
     "each branch is a fork that shares its KV cells, and all branches decode together": [
         "native/cache/test_forks.cpp",
-        "native/engine/test_scheduler.cpp",
+        "native/test_scheduler.cpp",
     ],
     "Two commands do everything": [
         "integration/project/test_readme.py::test_its_commands_are_targets_of_the_makefile"
