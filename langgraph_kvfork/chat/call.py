@@ -15,6 +15,7 @@ from langgraph_kvfork.checks import require
 from langgraph_kvfork.convert.messages import to_openai
 from langgraph_kvfork.convert.tools import Tools
 from langgraph_kvfork.engine.chat_template import RenderedPrompt
+from langgraph_kvfork.engine.ending import python_in_native_code
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.order.thoughts import watch_thoughts
@@ -162,11 +163,12 @@ class Call:
 
     def request_for(self, rendered: RenderedPrompt) -> Request:
         """Return how to go on after the rendered prompt."""
-        return replace(
-            self.request,
-            stop=[*self.request.stop, *rendered.stop],
-            answer_format=rendered.answer_format,
-        )
+        with python_in_native_code:
+            return replace(
+                self.request,
+                stop=[*self.request.stop, *rendered.stop],
+                answer_format=rendered.answer_format,
+            )
 
 
 def _check_names(argument: str, schemas: Sequence[dict[str, Any]]) -> None:

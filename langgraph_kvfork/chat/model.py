@@ -65,6 +65,7 @@ from langgraph_kvfork.chat.token_count import count_tokens
 from langgraph_kvfork.checks import refuse_unknown, require
 from langgraph_kvfork.convert.tool_choice import ToolChoice
 from langgraph_kvfork.convert.tools import AnyTool, chosen_tools, openai_tools
+from langgraph_kvfork.engine.ending import python_in_native_code
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.engine.hub import download
 from langgraph_kvfork.errors import InvalidRequestError
@@ -241,7 +242,8 @@ class ChatKVFork(LocalChatModel):
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             try:
-                super().__init__(*args, **kwargs)
+                with python_in_native_code:
+                    super().__init__(*args, **kwargs)
             except ValidationError as error:
                 raise refusal(error, type(self)) from None
 
@@ -631,6 +633,10 @@ class ChatKVFork(LocalChatModel):
     @langchain_errors()
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
         """Return what a call asks for."""
+        with python_in_native_code:
+            return self._read_call(stop, kwargs)
+
+    def _read_call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
         options = dict(kwargs)
         # LangChain's own, which has done its work by now
         options.pop("stream", None)

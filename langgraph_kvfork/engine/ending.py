@@ -44,15 +44,24 @@ def wait_for_work() -> None:
         _work_done.wait_for(lambda: not _n_working)
 
 
+class _ThisThread(threading.local):
+    depth = 0
+
+
+_this_thread = _ThisThread()
+
+
 class _NativeWork:
     """Marks a block in which its thread may be inside the native library.
 
-    For what `Engine` does not know of: a closed engine waits for its users itself.
+    For what `Engine` does not know of: a closed engine waits for its users itself. A block in a
+    block is a part of it.
     """
 
     def __enter__(self) -> None:
         global _n_working
-        while True:
+        _this_thread.depth += 1
+        while _this_thread.depth == 1:
             with _work_done:
                 if not is_ending():
                     _n_working += 1
@@ -66,6 +75,9 @@ class _NativeWork:
         traceback: TracebackType | None,
     ) -> None:
         global _n_working
+        _this_thread.depth -= 1
+        if _this_thread.depth:
+            return
         with _work_done:
             _n_working -= 1
             if _ender is not None:
@@ -74,6 +86,13 @@ class _NativeWork:
 
 
 native_work = _NativeWork()
+
+python_in_native_code = native_work
+"""Marks a block in which native code of others calls Python, as pydantic does when it validates.
+
+A daemon thread must not be stopped there: Python stops it by unwinding its stack, which ends the
+process with "FATAL: exception not rethrown" where Rust or C++ is on it.
+"""
 
 
 def _after_fork_in_child() -> None:

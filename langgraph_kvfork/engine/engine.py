@@ -639,6 +639,7 @@ _forked = False
 def _end() -> None:
     begin_ending()
     if not native.cache_info().currsize:
+        wait_for_work()
         return
     for engine in Engine.all():
         engine._dispatcher.mute()

@@ -33,6 +33,7 @@ from langgraph_kvfork.arguments import (
     checked,
 )
 from langgraph_kvfork.checks import require
+from langgraph_kvfork.engine.ending import python_in_native_code
 from langgraph_kvfork.engine.threads import default_threads
 from langgraph_kvfork.errors import InvalidRequestError
 
@@ -142,7 +143,8 @@ class EngineParams:
 
     def __post_init__(self) -> None:
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
-        values = checked(EngineParams, given)
+        with python_in_native_code:
+            values = checked(EngineParams, given)
         lora = values["lora_path"]
         # one engine per model, whatever the path it is reached by
         values["model_files"] = _model_files(values["model_path"])

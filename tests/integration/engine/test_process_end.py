@@ -167,10 +167,52 @@ from langgraph_kvfork import ChatKVFork, Engine
 params = ChatKVFork(n_ctx=512)._engine_params()
 Engine(params).generate("Hello")
 """
+IN_A_VALIDATOR = """
+import threading, time
+from langgraph_kvfork import ChatKVFork, EngineParams
+
+inside = threading.Event()
+class Slow:
+    def __fspath__(self):
+        inside.set()
+        time.sleep(0.3)
+        return "/model.gguf"
+
+threading.Thread(target={make}, kwargs=dict(model_path=Slow()), daemon=True).start()
+inside.wait()
+"""
+IN_A_TOOL = """
+import threading, time
+from pydantic import BaseModel
+from langgraph_kvfork import ChatKVFork
+
+inside = threading.Event()
+class Tool(BaseModel):
+    a: int
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema, handler):
+        inside.set()
+        time.sleep(0.3)
+        return handler(schema)
+
+llm = ChatKVFork()
+threading.Thread(target=llm.bind(tools=[Tool]).invoke, args=["hi"], daemon=True).start()
+inside.wait()
+"""
 
 
 @pytest.mark.parametrize(
-    "program", [PREFILL_AT_THE_END, CANCELLED_LOAD, CLOSED_LOOP, AN_ENGINE_THAT_NOBODY_CLOSED]
+    "program",
+    [
+        PREFILL_AT_THE_END,
+        CANCELLED_LOAD,
+        CLOSED_LOOP,
+        AN_ENGINE_THAT_NOBODY_CLOSED,
+        IN_A_VALIDATOR.format(make="ChatKVFork"),
+        IN_A_VALIDATOR.format(make="EngineParams"),
+        IN_A_TOOL,
+    ],
 )
 def test_nothing_is_printed_at_the_end(program):
     command = [sys.executable, "-c", program]
