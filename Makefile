@@ -3,6 +3,8 @@
 # make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
 # make test-vulkan  forks on a Vulkan device, Mesa's software one will do; on Debian and Ubuntu it needs
 #                the packages mesa-vulkan-drivers libvulkan-dev glslc spirv-headers: not in make test
+# make cross     the kernels' tests for other processors, in an emulator; on Debian and Ubuntu it needs qemu-user and the
+#                compilers g++-{aarch64,powerpc64le,riscv64,s390x}-linux-gnu: not in make test
 # make schema-suite  count which of JSON Schema's own test suite holds while an answer is generated
 # make bench     measure beside the peers: 10 minutes (GRID=full: days)
 # make docs      the documentation, in build/site
@@ -25,7 +27,7 @@ PATCHES := vendor/llama.cpp-patches
 NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/*/* $(PATCHES)/*) scripts/llama_cpp_source.py
 CXX_ALL := $(wildcard csrc/*/*.cpp csrc/*/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h tests/native/*/*.cpp tests/native/*/*.h)
 
-.PHONY: demo test sanitize test-vulkan schema-suite bench docs install lint format clean native-tests stock FORCE
+.PHONY: demo test sanitize test-vulkan cross schema-suite bench docs install lint format clean native-tests stock FORCE
 
 demo: $(STAMPS)/package $(STAMPS)/model
 	$(BIN)/python -m langgraph_kvfork demo
@@ -135,6 +137,9 @@ test-vulkan: $(STAMPS)/tools
 		"apt-get install mesa-vulkan-drivers libvulkan-dev glslc spirv-headers" >&2; exit 1; }
 	$(TOOLS) cmake --build build/vulkan --target test-llama-archs test_forks test_architectures
 	$(TOOLS) ctest --test-dir build/vulkan --output-on-failure -R '^vulkan_'
+
+cross: $(STAMPS)/tools
+	$(TOOLS) $(BIN)/python scripts/cross.py
 
 schema-suite: install
 	$(BIN)/python tests/schemas/walk.py

@@ -15,6 +15,7 @@ from benchmarks.job import Job
 from langgraph_kvfork.native import library
 
 LLAMA_PAGED_PREFER = 1  # llama-pages.h
+FAN_OUT = 1 | 4  # ggml-cpu-options.h: attention, products
 
 
 class ThreadPoolParams(ctypes.Structure):
@@ -55,8 +56,9 @@ class Library:
             self._free_pool = _declare(lib.ggml_threadpool_free, [memory])
             self._attach_pool = _declare(lib.llama_attach_threadpool, [memory] * 3)
             self._set_paged = _declare(lib.llama_memory_set_paged, [memory, integer], ctypes.c_bool)
-            _declare(lib.ggml_cpu_set_fan_out_attn, [ctypes.c_bool])(True)
-            _declare(lib.ggml_cpu_set_fan_out_mul_mat, [ctypes.c_bool])(True)
+            self._set_options = _declare(
+                lib.llama_set_cpu_options, [memory, ctypes.c_uint32], ctypes.c_bool
+            )
         else:
             import llama_cpp  # LLAMA_CPP_LIB_PATH says where it is
 
@@ -87,10 +89,12 @@ class Library:
             self._free_pool(pool)
 
     def memory(self, context: Any) -> Any:
-        """Return a context's memory; ours places what it is given by pages."""
+        """Return a context's memory; ours places what it is given by pages, as an engine does."""
         memory = self.c.llama_get_memory(context)
         if self.ours and not self._set_paged(memory, LLAMA_PAGED_PREFER):
             raise RuntimeError("llama_memory_set_paged failed")
+        if self.ours and not self._set_options(context, FAN_OUT):
+            raise RuntimeError("llama_set_cpu_options failed")
         return memory
 
     def fork(self, memory: Any, source: int, target: int) -> None:

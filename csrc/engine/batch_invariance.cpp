@@ -1,30 +1,16 @@
 #include "engine/batch_invariance.h"
 
 #include "engine/error.h"
-#include "ggml-cpu-batch-invariant.h"
 #include "llama-fork.h"
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
-#include <shared_mutex>
 #include <string>
 #include <vector>
 
 namespace kvf {
 
 namespace {
-
-std::mutex        door; // who waits to flip a switch holds it, so that nobody else starts to compute
-std::shared_mutex room; // shared by all who compute
-int               n_alive = 0;
-
-void count(int n) {
-    const std::lock_guard<std::mutex>         waiting(door);
-    const std::unique_lock<std::shared_mutex> alone(room);
-    n_alive += n;
-    ggml_cpu_set_batch_invariant(n_alive > 0);
-}
 
 // those of the smallest part
 uint32_t n_pages(llama_memory_t memory) {
@@ -96,7 +82,7 @@ class Proof {
     }
 
     void compute() {
-        const int32_t status = decode(ctx_, batch_);
+        const int32_t status = llama_decode(ctx_, batch_);
         if (status != 0) {
             throw Error(KVF_ERROR_INTERNAL,
                         "batch_invariant: llama_decode failed with status " + std::to_string(status));
@@ -110,21 +96,6 @@ class Proof {
 };
 
 } // namespace
-
-int32_t decode(llama_context * ctx, const llama_batch & batch) {
-    std::unique_lock<std::mutex>              passing(door);
-    const std::shared_lock<std::shared_mutex> inside(room);
-    passing.unlock();
-    return llama_decode(ctx, batch);
-}
-
-BatchInvariance::BatchInvariance() {
-    count(+1);
-}
-
-BatchInvariance::~BatchInvariance() {
-    count(-1);
-}
 
 void prove_batch_invariance(llama_context * ctx) {
     const llama_model * model = llama_get_model(ctx);

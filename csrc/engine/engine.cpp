@@ -1,8 +1,9 @@
 #include "engine/engine.h"
 
 #include "context/context_memory.h"
+#include "engine/batch_invariance.h"
 #include "engine/error.h"
-#include "ggml-cpu-fan-out.h"
+#include "llama-cpu-options.h"
 
 #include <chrono>
 #include <cmath>
@@ -31,11 +32,16 @@ const llama_model * checked(const llama_model * model) {
     return model;
 }
 
-llama_context * make_context(const llama_model * model, llama_context_params params, std::atomic<bool> & closing) {
+llama_context * make_context(const llama_model *  model,
+                             llama_context_params params,
+                             bool                 batch_invariant,
+                             std::atomic<bool> &  closing) {
     require_loading();
     if (params.n_seq_max < 1 || params.n_seq_max > llama_max_parallel_sequences()) {
         throw Error(KVF_ERROR_INVALID, "n_seq_max = " + std::to_string(params.n_seq_max) + ": must be from 1 to " +
-                                           std::to_string(llama_max_parallel_sequences()));
+                                           std::to_string(llama_max_parallel_sequences()) +
+                                           ", for which llama.cpp is compiled (LLAMA_MAX_SEQ); branches beyond that "
+                                           "wait for their turn");
     }
     params.kv_unified     = true;             // a fork shares cells only within one buffer
     params.n_outputs_max  = params.n_seq_max; // a sequence wants one row of logits at a time
@@ -45,10 +51,6 @@ llama_context * make_context(const llama_model * model, llama_context_params par
     };
     params.abort_callback_data = &closing;
 
-    // for the whole process, and not while something is computed: once, before the first engine has a thread
-    static const bool fan_out = (ggml_cpu_set_fan_out_attn(true), ggml_cpu_set_fan_out_mul_mat(true), true);
-    (void)fan_out;
-
     llama_context * ctx = llama_init_from_model(const_cast<llama_model *>(model), params);
     if (!ctx) {
         throw Error(KVF_ERROR_INTERNAL, "the context cannot be created: " + describe_need(model, params));
@@ -57,6 +59,8 @@ llama_context * make_context(const llama_model * model, llama_context_params par
         llama_free(ctx);
         throw Error(KVF_ERROR_INVALID, "model: keeps no memory of a sequence, so there is nothing to generate from");
     }
+    llama_set_cpu_options(ctx, GGML_CPU_OPTION_FAN_OUT_ATTN | GGML_CPU_OPTION_FAN_OUT_MUL_MAT |
+                                   (batch_invariant ? GGML_CPU_OPTION_BATCH_INVARIANT : 0));
     return ctx;
 }
 
@@ -93,9 +97,8 @@ bool loading_is_stopped() {
 
 Engine::Engine(const llama_model * model, llama_context_params params, bool batch_invariant, double max_gap_ms)
     : model_(checked(model)),
-      invariance_(batch_invariant ? std::make_unique<BatchInvariance>() : nullptr),
       threads_(std::max(params.n_threads, params.n_threads_batch)),
-      ctx_(make_context(model, params, closing_)),
+      ctx_(make_context(model, params, batch_invariant, closing_)),
       scheduler_(make_scheduler(ctx_.get(), threads_, batch_invariant, max_gap_ms)),
       n_ctx_(llama_n_ctx(ctx_.get())),
       stats_(scheduler_->stats()),

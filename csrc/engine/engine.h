@@ -1,7 +1,6 @@
 #pragma once
 
 #include "context/thread_pool.h"
-#include "engine/batch_invariance.h"
 #include "engine/events.h"
 #include "engine/scheduler.h"
 
@@ -50,7 +49,6 @@ class Engine {
     void publish_stats();
 
     const llama_model *                            model_;
-    std::unique_ptr<BatchInvariance>               invariance_;
     ThreadPool                                     threads_;
     std::atomic<bool>                              closing_{ false }; // the context asks it whether to go on
     std::unique_ptr<llama_context, ContextDeleter> ctx_;              // the thread's

@@ -1,6 +1,5 @@
 #include "engine/scheduler.h"
 
-#include "engine/batch_invariance.h"
 #include "engine/error.h"
 #include "text/sampler.h"
 
@@ -170,7 +169,7 @@ void Scheduler::step(std::vector<Event> & out) {
 
 // Computes rows and counts them. False if nothing was computed.
 bool Scheduler::compute(std::vector<Rows> & rows, std::vector<Event> & out) {
-    const int32_t status = decode(ctx_, batch_.fill(rows));
+    const int32_t status = llama_decode(ctx_, batch_.fill(rows));
     if (status == 1) { // it has the last word
         if (!room_.compact() && !batch_.take_fewer(rows) && !make_some_room()) {
             fail(*rows.front().branch, KVF_ERROR_OVERFLOW, "the cache has no room for the next tokens: raise n_ctx",

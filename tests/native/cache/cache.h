@@ -1,6 +1,7 @@
 #pragma once
 
 #include "harness.h"
+#include "llama-cpu-options.h"
 #include "llama-fork.h"
 #include "llama-pages.h"
 
@@ -14,7 +15,9 @@ class Cache {
         : n_vocab_(model.n_vocab()),
           context_(model, model.params(N_CTX, N_CHUNK, 8)),
           memory_(llama_get_memory(context_.ctx.get())),
-          is_paged_(llama_memory_set_paged(memory_, paged)) {}
+          is_paged_(llama_memory_set_paged(memory_, paged)) {
+        CHECK(llama_set_cpu_options(context_.ctx.get(), GGML_CPU_OPTION_FAN_OUT_ATTN));
+    }
 
     bool is_paged() const { return is_paged_; }
 

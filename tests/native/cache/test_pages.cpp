@@ -3,7 +3,6 @@
 // usage: test_pages MODEL.gguf [...]
 
 #include "cache/cache.h"
-#include "ggml-cpu-fan-out.h"
 
 // Three branches of one prompt, decoded in turns, one row at a time: each is what it is alone, bit for bit.
 static bool test_branches_in_turns(const Model & model, llama_paged paged) {
@@ -134,7 +133,6 @@ static void test_what_cannot_have_pages(const Model & model) {
 
 int main(int argc, char ** argv) {
     CHECK(argc >= 2);
-    ggml_cpu_set_fan_out_attn(true);
     int n_without_pages = 0;
     for (int i = 1; i < argc; ++i) {
         const Model model(argv[i]);

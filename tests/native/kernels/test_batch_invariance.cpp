@@ -5,10 +5,11 @@
 
 #include "engine/batch_invariance.h"
 #include "engine/error.h"
-#include "ggml-cpu-fan-out.h"
 #include "harness.h"
+#include "llama-cpu-options.h"
 
 #include <cstring>
+#include <thread>
 
 using kvf::Scheduler;
 
@@ -47,8 +48,18 @@ static kvf_request request_for(const Model & model, const Tokens & prompt) {
     return request;
 }
 
+static constexpr uint32_t FAN_OUT = GGML_CPU_OPTION_FAN_OUT_ATTN | GGML_CPU_OPTION_FAN_OUT_MUL_MAT;
+
+static Context make_context(const Model &                model,
+                            const llama_context_params & params,
+                            uint32_t                     options = FAN_OUT | GGML_CPU_OPTION_BATCH_INVARIANT) {
+    Context context(model, params);
+    CHECK(llama_set_cpu_options(context.ctx.get(), options));
+    return context;
+}
+
 static Record alone(const Model & model, const Tokens & prompt) {
-    Context                         context(model, model.params(1024, 512, 1));
+    Context                         context = make_context(model, model.params(1024, 512, 1));
     Scheduler                       scheduler(context.ctx.get(), { /* batch_invariant = */ true });
     std::map<kvf_branch_id, Record> records;
     scheduler.submit(make_branch(model, 1, request_for(model, prompt)));
@@ -68,7 +79,7 @@ static void test_random_company(const Model & model, uint32_t seed, int32_t n_th
     llama_context_params      params  = model.params(768, 48, 12);
     params.n_threads                  = n_threads;
     params.n_threads_batch            = n_threads;
-    Context context(model, params);
+    Context context                   = make_context(model, params);
     kvf::prove_batch_invariance(context.ctx.get());
 
     Scheduler                       scheduler(context.ctx.get(), { /* batch_invariant = */ true });
@@ -97,26 +108,73 @@ static void test_random_company(const Model & model, uint32_t seed, int32_t n_th
     }
 }
 
-// The proof fails where the kernels differ: without the switch, for instance.
-static void test_the_proof_can_fail(const Model & model) {
-    Context context(model, model.params(1024, 64, 8));
+static bool is_proven(llama_context * ctx) {
     try {
-        kvf::prove_batch_invariance(context.ctx.get());
+        kvf::prove_batch_invariance(ctx);
     } catch (const kvf::Error & error) {
         CHECK(error.kind == KVF_ERROR_INVALID);
-        return;
+        return false;
     }
-    CHECK(!"it held without the switch");
+    return true;
+}
+
+// The proof fails where the kernels differ: without the option, for instance.
+static void test_the_proof_can_fail(const Model & model) {
+    CHECK(!is_proven(make_context(model, model.params(1024, 64, 8), FAN_OUT).ctx.get()));
+}
+
+// The logits of some tokens, in one go and then one at a time.
+static std::vector<float> logits_of_a_run(llama_context * ctx, const Tokens & tokens) {
+    llama_memory_clear(llama_get_memory(ctx), false);
+    Tokens             copy = tokens;
+    const auto         n    = static_cast<int32_t>(tokens.size());
+    std::vector<float> all;
+    for (int32_t i = 0; i < n;) {
+        const int32_t n_rows = i == 0 ? n / 2 : 1;
+        CHECK(llama_decode(ctx, llama_batch_get_one(copy.data() + i, n_rows)) == 0);
+        const float * row = llama_get_logits_ith(ctx, -1);
+        all.insert(all.end(), row, row + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))));
+        i += n_rows;
+    }
+    return all;
+}
+
+// The options are a context's. Contexts with different ones compute at the same time, each in a thread of its own, what
+// each computes alone; and the proof goes on holding for the one that has the option, and failing for the other.
+static void test_contexts_differ(const Model & model) {
+    std::mt19937                    rng(7);
+    const Tokens                    tokens  = random_tokens(rng, 96, model.n_vocab());
+    const uint32_t                  each[3] = { 0, FAN_OUT, FAN_OUT | GGML_CPU_OPTION_BATCH_INVARIANT };
+    std::vector<Context>            contexts;
+    std::vector<std::vector<float>> expected;
+    for (const uint32_t options : each) {
+        contexts.push_back(make_context(model, model.params(256, 64, 8), options));
+        expected.push_back(logits_of_a_run(contexts.back().ctx.get(), tokens));
+    }
+    CHECK(expected[0] != expected[1] && expected[1] != expected[2]); // or nothing is shown below
+
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < contexts.size(); ++i) {
+        threads.emplace_back([&, i] {
+            for (int k = 0; k < 20; ++k) {
+                CHECK(logits_of_a_run(contexts[i].ctx.get(), tokens) == expected[i]);
+                if (i > 0 && k % 5 == 0) {
+                    CHECK(is_proven(contexts[i].ctx.get()) == (i == 2));
+                }
+            }
+        });
+    }
+    for (std::thread & thread : threads) {
+        thread.join();
+    }
 }
 
 int main(int argc, char ** argv) {
     CHECK(argc == 3);
-    ggml_cpu_set_fan_out_attn(true);
-    ggml_cpu_set_fan_out_mul_mat(true);
     const Model f32(argv[1]);
     test_the_proof_can_fail(f32);
 
-    const kvf::BatchInvariance invariance;
+    test_contexts_differ(f32);
     test_random_company(f32, 1, 2);
     for (const llama_ftype type :
          { LLAMA_FTYPE_MOSTLY_F16, LLAMA_FTYPE_MOSTLY_Q8_0, LLAMA_FTYPE_MOSTLY_Q4_0, LLAMA_FTYPE_MOSTLY_Q4_1,

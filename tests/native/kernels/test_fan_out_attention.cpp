@@ -6,7 +6,7 @@
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
-#include "ggml-cpu-fan-out.h"
+#include "ggml-cpu-options.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
 
@@ -116,6 +116,7 @@ static void set(ggml_tensor * tensor, const void * data) {
 static std::vector<float> attend(const Shape & shape, const Poison * poison, int n_threads) {
     const ggml_backend_ptr backend(ggml_backend_cpu_init());
     ggml_backend_cpu_set_n_threads(backend.get(), n_threads);
+    ggml_backend_cpu_set_options(backend.get(), GGML_CPU_OPTION_FAN_OUT_ATTN);
     const ggml_context_ptr ctx(ggml_init({ 8 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true }));
 
     const int64_t n_head = N_HEAD_KV * N_GQA;
@@ -248,7 +249,6 @@ int main() {
     for (const int64_t n_kv : { 2048 * T, 2047 * T + 10, 10 * T }) {
         test_tiles(n_kv);
     }
-    ggml_cpu_set_fan_out_attn(true);
     for (const ggml_type type : { GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_F32 }) {
         // one token for each branch; more rows than a block has; a prefill, in blocks of rows
         for (const int64_t n_tok : { 3, 40, 100 }) {

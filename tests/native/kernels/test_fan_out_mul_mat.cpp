@@ -4,7 +4,7 @@
 #include "check.h"
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
-#include "ggml-cpu-fan-out.h"
+#include "ggml-cpu-options.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
 
@@ -28,9 +28,11 @@ using Backend = std::unique_ptr<ggml_backend, decltype(&ggml_backend_free)>;
 static std::vector<float> multiply(const Shape &                shape,
                                    const std::vector<uint8_t> & weights,
                                    const std::vector<float> &   x,
-                                   int                          n_threads) {
+                                   int                          n_threads,
+                                   uint32_t                     options = GGML_CPU_OPTION_FAN_OUT_MUL_MAT) {
     const Backend backend(ggml_backend_cpu_init(), ggml_backend_free);
     ggml_backend_cpu_set_n_threads(backend.get(), n_threads);
+    ggml_backend_cpu_set_options(backend.get(), options);
 
     const Context ctx(ggml_init({ 8 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true }), ggml_free);
     ggml_tensor * w     = ggml_new_tensor_3d(ctx.get(), shape.type, shape.k, shape.m, shape.planes);
@@ -65,10 +67,8 @@ static void test_shape(const Shape & shape, std::mt19937 & rng) {
     std::vector<uint8_t>     codes(ggml_row_size(shape.type, shape.k) * n_rows);
     ggml_quantize_chunk(shape.type, w.data(), codes.data(), 0, n_rows, shape.k, nullptr);
 
-    ggml_cpu_set_fan_out_mul_mat(false);
-    const std::vector<float> stock = multiply(shape, codes, x, 1);
-    ggml_cpu_set_fan_out_mul_mat(true);
-    const std::vector<float> ours = multiply(shape, codes, x, 2);
+    const std::vector<float> stock = multiply(shape, codes, x, 1, /* options = */ 0);
+    const std::vector<float> ours  = multiply(shape, codes, x, 2);
 
     double error = 0;
     double norm  = 0;

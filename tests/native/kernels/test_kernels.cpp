@@ -1,4 +1,4 @@
-// llama.cpp's own test-backend-ops, with our switches on: attention and matrix products on the CPU, those of repacked
+// llama.cpp's own test-backend-ops, with our options on: attention and matrix products on the CPU, those of repacked
 // weights too, against a plain way to the same numbers; and a row of a product against the same row alone.
 //
 // usage: test_kernels OP PARAMETERS N
@@ -9,8 +9,7 @@
 #include "check.h"
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
-#include "ggml-cpu-batch-invariant.h"
-#include "ggml-cpu-fan-out.h"
+#include "ggml-cpu-options.h"
 #include "ggml-cpu.h"
 
 #include <cstdio>
@@ -25,11 +24,8 @@ static int n_cases    = 0;
 static int n_repacked = 0;
 static int n_alone    = 0;
 
-static void set_switches(bool on) {
-    ggml_cpu_set_fan_out_attn(on);
-    ggml_cpu_set_fan_out_mul_mat(on);
-    ggml_cpu_set_batch_invariant(on);
-}
+static constexpr uint32_t ALL_OPTIONS =
+    GGML_CPU_OPTION_FAN_OUT_ATTN | GGML_CPU_OPTION_FAN_OUT_MUL_MAT | GGML_CPU_OPTION_BATCH_INVARIANT;
 
 static ggml_context_ptr new_context() {
     return ggml_context_ptr(ggml_init({ 16 * ggml_tensor_overhead(), nullptr, /* no_alloc = */ true }));
@@ -144,6 +140,7 @@ extern "C" bool kvfork_compare_graph_backend(ggml_backend_t             backend,
     for (ggml_backend_t each : { backend, reference }) {
         ggml_backend_cpu_set_n_threads(each, 2);
     }
+    ggml_backend_cpu_set_options(backend, ALL_OPTIONS);
     const struct ggml_backend_graph_copy copy = ggml_backend_graph_copy(reference, graph);
     for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
         ggml_tensor * node     = ggml_graph_node(graph, i);
@@ -151,14 +148,12 @@ extern "C" bool kvfork_compare_graph_backend(ggml_backend_t             backend,
         if (node->view_src) {
             continue;
         }
-        set_switches(true);
         compute(backend, node);
         check_rows(backend, node, false);
         const Repacked repacked(backend, node);
         if (repacked.product) {
             check_rows(backend, repacked.product, true);
         }
-        set_switches(false);
         compute_plainly(reference, expected);
 
         callback(i, node, expected, user_data);
