@@ -10,11 +10,11 @@ Batch::Batch(size_t n_max, double max_gap_ms)
       pace_(max_gap_ms),
       batch_(new llama_batch(llama_batch_init(static_cast<int32_t>(n_max), 0, 1))) {}
 
-std::vector<Rows> Batch::plan(const Branches & branches) const {
+std::vector<Rows> Batch::plan(const Started & branches) const {
     std::vector<Rows> rows;
     for (const auto & [id, branch] : branches) {
-        if (branch->seq >= 0 && branch->decodes()) {
-            rows.push_back({ branch.get(), 1, false, branch->n_pending() == 1, -1 });
+        if (branch->decodes()) {
+            rows.push_back({ branch, 1, false, branch->n_pending() == 1, -1 });
         }
     }
     const size_t n_left = std::min(n_max_ - rows.size(), n_prompts_max_);
@@ -23,16 +23,15 @@ std::vector<Rows> Batch::plan(const Branches & branches) const {
     std::vector<Branch *> prefilling;
     std::vector<Prompt>   prompts;
     for (const auto & [id, branch] : branches) {
-        if (branch->seq < 0 || branch->decodes()) {
+        if (branch->decodes()) {
             continue;
         }
-        size_t n_next = branch->n_pending();
-        for (const size_t n_fork : branch->fork_points) {
-            if (n_fork > branch->n_cached) {
-                n_next = std::min(n_next, n_fork - branch->n_cached);
-            }
+        size_t     n_next = branch->n_pending();
+        const auto n_fork = branch->fork_points.upper_bound(branch->n_cached);
+        if (n_fork != branch->fork_points.end()) {
+            n_next = std::min(n_next, *n_fork - branch->n_cached);
         }
-        prefilling.push_back(branch.get());
+        prefilling.push_back(branch);
         prompts.push_back({ branch->n_pending(), n_next });
     }
     const std::vector<size_t> shares = share_rows(prompts, n_rows);

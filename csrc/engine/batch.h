@@ -30,7 +30,7 @@ class Batch {
 
     // One row for every branch that decodes, and the rest of the batch for the prompts of the others: as many rows as
     // those that decode have time for.
-    std::vector<Rows> plan(const Branches & branches) const;
+    std::vector<Rows> plan(const Started & branches) const;
 
     // Plans half as many rows of prompts as these until a batch was computed. False if these are few already.
     bool take_fewer(const std::vector<Rows> & rows);

@@ -87,4 +87,18 @@ std::unique_ptr<Branch> make_branch(const llama_model * model,
     return branch;
 }
 
+std::unique_ptr<Branch> forked(const Branch & from, kvf_branch_id id) {
+    auto branch            = std::make_unique<Branch>(from.text);
+    branch->id             = id;
+    branch->n_logprobs     = from.n_logprobs;
+    branch->n_predict      = from.n_predict < 0 ? -1 : from.n_predict - static_cast<int32_t>(from.usage.n_generated);
+    branch->share          = from.share;
+    branch->runs           = from.runs;
+    branch->sampling       = from.sampling;
+    branch->tokens         = from.tokens;
+    branch->n_prompt       = from.tokens.size();
+    branch->usage.n_prompt = static_cast<uint32_t>(branch->n_prompt);
+    return branch;
+}
+
 } // namespace kvf

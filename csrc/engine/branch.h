@@ -8,6 +8,8 @@
 #include <chrono>
 #include <map>
 #include <memory>
+#include <set>
+#include <utility>
 #include <vector>
 
 namespace kvf {
@@ -44,16 +46,19 @@ struct Branch {
     // the runs that its prefix is kept for when it has become a snapshot
     std::vector<kvf_run_id> runs;
 
-    // while it waits: for another branch to have computed a prefix that both share
-    kvf_branch_id awaited   = 0;
-    size_t        n_awaited = 0;
+    // while it waits: for another branch to have computed a prefix that both share; null: it waits for room
+    Branch * owner     = nullptr;
+    size_t   n_awaited = 0;
 
     // while it waits: what it last heard of its prefix, and when
     size_t            n_told = 0;
     Clock::time_point t_told;
 
-    // while it runs: lengths at which others wait to fork it; a prefill pauses there
-    std::vector<size_t> fork_points;
+    // lengths at which others waited to fork it; a prefill pauses there
+    std::set<size_t> fork_points;
+
+    // while it runs: who waits for how much of it
+    std::set<std::pair<size_t, kvf_branch_id>> waiters;
 
     kvf_usage         usage = {};
     Clock::time_point t_submitted;
@@ -71,11 +76,16 @@ struct Branch {
 
 using Branches = std::map<kvf_branch_id, std::unique_ptr<Branch>>; // in the order of their arrival
 
+using Started = std::map<kvf_branch_id, Branch *>; // those that have a sequence, likewise
+
 // Checks a request and makes a branch of it, which is submitted now, to a context of n_ctx tokens. Throws
 // Error(KVF_ERROR_INVALID) that names the argument.
 std::unique_ptr<Branch> make_branch(const llama_model * model,
                                     size_t              n_ctx,
                                     kvf_branch_id       id,
                                     const kvf_request & request);
+
+// A branch that has all that another one has, and goes on from there; it has no sampler yet.
+std::unique_ptr<Branch> forked(const Branch & from, kvf_branch_id id);
 
 } // namespace kvf

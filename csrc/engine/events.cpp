@@ -1,10 +1,34 @@
 #include "engine/events.h"
 
+#include "engine/branch.h"
+
 #include <algorithm>
 #include <chrono>
 #include <iterator>
 
 namespace kvf {
+
+Event make_event(kvf_event_type type, const Branch & branch) {
+    Event event;
+    event.head.branch = branch.id;
+    event.head.type   = type;
+    event.head.usage  = branch.usage;
+    return event;
+}
+
+Event make_progress(const Branch & branch, size_t n_done) {
+    Event event       = make_event(KVF_EVENT_PREFILL, branch);
+    event.head.n_done = static_cast<uint32_t>(std::min(n_done, branch.n_prompt)); // the rest is its text
+    return event;
+}
+
+Event make_failure(const Branch & branch, kvf_error error, const std::string & message) {
+    Event event       = make_event(KVF_EVENT_DONE, branch);
+    event.head.finish = KVF_FINISH_ERROR;
+    event.head.error  = error;
+    event.text        = message;
+    return event;
+}
 
 void EventQueue::push(std::vector<Event> & events) {
     if (events.empty()) {

@@ -16,6 +16,13 @@ struct Event {
     std::vector<kvf_logprob> logprobs;
 };
 
+struct Branch;
+
+// what there is to say of a branch, with its counts so far
+Event make_event(kvf_event_type type, const Branch & branch);
+Event make_progress(const Branch & branch, size_t n_done); // tokens of its prompt, or a prefix of it, that are computed
+Event make_failure(const Branch & branch, kvf_error error, const std::string & message);
+
 // Hands events from the engine's thread to the one that polls, a step's at a time.
 class EventQueue {
   public:

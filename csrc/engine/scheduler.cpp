@@ -9,32 +9,6 @@
 
 namespace kvf {
 
-namespace {
-
-Event make_event(kvf_event_type type, const Branch & branch) {
-    Event event;
-    event.head.branch = branch.id;
-    event.head.type   = type;
-    event.head.usage  = branch.usage;
-    return event;
-}
-
-Event make_progress(const Branch & branch, size_t n_done) {
-    Event event       = make_event(KVF_EVENT_PREFILL, branch);
-    event.head.n_done = static_cast<uint32_t>(std::min(n_done, branch.n_prompt)); // the rest is its text
-    return event;
-}
-
-Event make_failure(const Branch & branch, kvf_error error, const std::string & message) {
-    Event event       = make_event(KVF_EVENT_DONE, branch);
-    event.head.finish = KVF_FINISH_ERROR;
-    event.head.error  = error;
-    event.text        = message;
-    return event;
-}
-
-} // namespace
-
 Scheduler::Scheduler(llama_context * ctx, Params params)
     : params_(std::move(params)),
       ctx_(ctx),
@@ -55,8 +29,8 @@ void Scheduler::submit(std::unique_ptr<Branch> branch) {
     for (const kvf_run_id run : branch->runs) {
         snapshots_.begin_run(run);
     }
-    const kvf_branch_id id = branch->id;
-    branches_[id]          = std::move(branch);
+    Branch & added = *(branches_[branch->id] = std::move(branch));
+    waiting_.add(added);
 }
 
 void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, std::vector<Event> & out) {
@@ -68,17 +42,8 @@ void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, s
     }
     const Branch & from = *it->second;
 
-    auto branch            = std::make_unique<Branch>(from.text);
-    branch->id             = child;
-    branch->n_logprobs     = from.n_logprobs;
-    branch->n_predict      = from.n_predict < 0 ? -1 : from.n_predict - static_cast<int32_t>(from.usage.n_generated);
-    branch->share          = from.share;
-    branch->runs           = from.runs;
-    branch->sampling       = from.sampling;
-    branch->tokens         = from.tokens;
-    branch->n_prompt       = from.tokens.size();
-    branch->t_submitted    = params_.now();
-    branch->usage.n_prompt = static_cast<uint32_t>(branch->n_prompt);
+    auto branch         = forked(from, child);
+    branch->t_submitted = params_.now();
     try {
         if (from.sampler) {
             branch->sampler = clone_sampler(from.sampler.get(), seed);
@@ -87,7 +52,8 @@ void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, s
         out.push_back(make_failure(*branch, KVF_ERROR_INTERNAL, std::string("fork: the sampler failed: ") + e.what()));
         return;
     }
-    branches_[child] = std::move(branch);
+    Branch & added = *(branches_[child] = std::move(branch));
+    waiting_.add(added);
 }
 
 void Scheduler::cancel(kvf_branch_id id, std::vector<Event> & out) {
@@ -139,9 +105,7 @@ kvf_stats Scheduler::stats() const {
 // one batch
 
 void Scheduler::step(std::vector<Event> & out) {
-    for (const auto & [id, branch] : branches_) {
-        snapshots_.hear(branch->runs);
-    }
+    hear_runs();
     admit(out);
 
     std::vector<Rows> rows = compose();
@@ -200,63 +164,63 @@ bool Scheduler::compute(std::vector<Rows> & rows, std::vector<Event> & out) {
         }
         branch.n_cached += r.n;
     }
+    n_looked_at_ += rows.size() + gave_way_.size();
     ++stats_.steps;
     stats_.pages_read += room_.n_pages_read(seqs);
     stats_.cells_used_max = std::max(stats_.cells_used_max, static_cast<uint32_t>(room_.n_used()));
-    bool some_gave_way    = false;
-    for (const auto & [id, branch] : branches_) {
-        if (branch->n_given_up > 0) {
-            some_gave_way            = true;
-            const size_t n_generated = branch->usage.n_generated + branch->n_missed;
-            branch->n_missed += branch->n_predict < 0 || n_generated < static_cast<size_t>(branch->n_predict);
-        }
+    for (const auto & [id, branch] : gave_way_) {
+        const size_t n_generated = branch->usage.n_generated + branch->n_missed;
+        branch->n_missed += branch->n_predict < 0 || n_generated < static_cast<size_t>(branch->n_predict);
     }
-    if (some_gave_way) {
+    if (!gave_way_.empty()) {
         want({});
     }
     return true;
 }
 
+// Runs with a branch live. They are heard of often enough for that, not each step: there may be thousands.
+void Scheduler::hear_runs() {
+    constexpr int n_in_limit = 16;
+
+    const auto now = Clock::now(); // as for snapshots
+    if (now - t_heard_ < params_.run_limit / n_in_limit) {
+        return;
+    }
+    t_heard_ = now;
+    for (const auto & [id, branch] : branches_) {
+        snapshots_.hear(branch->runs);
+    }
+    n_looked_at_ += branches_.size();
+}
+
 // Those who wait hear how far their prefix is, and otherwise now and then that others are being computed: nobody is to
-// take waiting for standing still.
+// take waiting for standing still. A step tells some of them.
 void Scheduler::tell_waiters(std::vector<Event> & out) {
     constexpr double ms_between_words = 250;
+    constexpr size_t n_told           = 64;
 
     const auto now = params_.now();
-    for (const auto & [id, branch] : branches_) {
-        if (branch->seq >= 0) {
-            continue;
+    waiting_.visit(n_told, [&](Branch & branch, size_t n_done) {
+        ++n_looked_at_;
+        if (n_done != branch.n_told || ms_between(branch.t_told, now) >= ms_between_words) {
+            branch.n_told = n_done;
+            branch.t_told = now;
+            out.push_back(make_progress(branch, n_done));
         }
-        const auto   awaited = branches_.find(branch->awaited);
-        const size_t n_done  = awaited == branches_.end() ? 0 : std::min(branch->n_awaited, awaited->second->n_cached);
-        if (n_done != branch->n_told || ms_between(branch->t_told, now) >= ms_between_words) {
-            branch->n_told = n_done;
-            branch->t_told = now;
-            out.push_back(make_progress(*branch, n_done));
-        }
-    }
+    });
 }
 
 // Gives waiting branches a sequence, oldest first, as long as there are sequences and room.
 void Scheduler::admit(std::vector<Event> & out) {
-    for (auto it = branches_.begin(); it != branches_.end() && running_.size() < batch_.n_max();) {
+    for (const auto & [id, branch] : started_) {
+        waiting_.advance(*branch);
+    }
+    for (auto it = waiting_.ready().begin(); it != waiting_.ready().end() && running_.size() < batch_.n_max();) {
         Branch & branch = *(it++)->second; // it may end below
-        if (branch.seq >= 0) {
-            continue;
-        }
-        if (branch.awaited) {
-            const auto awaited = branches_.find(branch.awaited);
-            if (awaited != branches_.end() && awaited->second->seq >= 0 &&
-                awaited->second->n_cached < branch.n_awaited) {
-                continue;
-            }
-            branch.awaited = 0; // it is there, or its owner is gone
-        }
+        ++n_looked_at_;
         const Prefix prefix = branch.share ? find_prefix(branch) : Prefix();
         if (prefix.awaited) {
-            branch.awaited   = prefix.awaited->id;
-            branch.n_awaited = prefix.n_awaited;
-            prefix.awaited->fork_points.push_back(prefix.n_awaited);
+            waiting_.wait_for(branch, *prefix.awaited, prefix.n_awaited);
             continue;
         }
         snapshots_.use(prefix.seq);
@@ -294,6 +258,10 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
     }
     stats_.evictions_to_start += stats_.evictions - n_evicted;
     const llama_seq_id seq = sequences_.take();
+    branch.seq             = seq; // and the branch gives it back, whatever comes
+    waiting_.remove(branch);
+    started_[branch.id] = &branch;
+    running_[seq]       = &branch;
 
     const size_t n_forked = prefix.n > 0 && sequences_.fork(prefix.seq, seq, prefix.n) ? prefix.n : 0;
     if (n_forked > 0) {
@@ -301,13 +269,12 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
         stats_.forked_tokens += n_forked;
         keep_fork_point(branch, prefix.seq, n_forked);
     }
-    branch.seq      = seq;
     branch.n_cached = n_forked;
     branch.n_known  = branch.tokens.size();
-    running_[seq]   = &branch;
     if (branch.share) {
         tree_.insert(seq, branch.tokens);
     }
+    gave_way_.erase(branch.id);
     branch.n_given_up = 0;
     branch.n_missed   = 0;
     if (branch.usage.n_preempted == 0) {
@@ -337,12 +304,17 @@ void Scheduler::keep_fork_point(const Branch & branch, llama_seq_id src, size_t 
     if (seq < 0) {
         return; // it would only be a convenience
     }
-    if (!sequences_.keep(src, seq, n)) {
-        sequences_.give_back(seq);
-        return;
+    try {
+        if (!sequences_.keep(src, seq, n)) {
+            sequences_.give_back(seq);
+            return;
+        }
+        tree_.insert(seq, { branch.tokens.begin(), branch.tokens.begin() + n });
+        snapshots_.add(seq, runs->second->id, n, branch.runs);
+    } catch (...) { // there is no memory for it
+        drop(seq);
+        throw;
     }
-    tree_.insert(seq, { branch.tokens.begin(), branch.tokens.begin() + n });
-    snapshots_.add(seq, runs->second->id, n, branch.runs);
 }
 
 // The longest beginning of a branch's tokens that some sequence has in the cache, and whether a running branch is about
@@ -377,7 +349,7 @@ Scheduler::Prefix Scheduler::find_prefix(const Branch & branch) {
 // The next batch's rows, after whatever had to give way for them.
 std::vector<Rows> Scheduler::compose() {
     for (;;) {
-        std::vector<Rows> rows = batch_.plan(branches_);
+        std::vector<Rows> rows = batch_.plan(started_);
         Room::Need        need;
         for (const Rows & r : rows) {
             need += room_.need(r.branch->seq, r.n);
@@ -532,18 +504,17 @@ void Scheduler::drop(llama_seq_id snapshot) {
 // What all who have started would have in the cache if none had given way, and those who did had gone on meanwhile.
 void Scheduler::want(const Room::Need & need) {
     std::vector<llama_seq_id> seqs;
-    size_t                    n_others = 0;
-    for (const auto & [id, branch] : branches_) {
-        if (branch->seq >= 0) {
-            seqs.push_back(branch->seq);
-        } else if (branch->n_given_up > 0) {
-            const size_t n_cells = branch->n_given_up + branch->n_missed;
-            n_others += (n_cells + LLAMA_PAGE_SIZE - 1) / LLAMA_PAGE_SIZE * LLAMA_PAGE_SIZE;
-        }
+    for (const auto & [id, branch] : started_) {
+        seqs.push_back(branch->seq);
+    }
+    size_t n_others = 0;
+    for (const auto & [id, branch] : gave_way_) {
+        const size_t n_cells = branch->n_given_up + branch->n_missed;
+        n_others += (n_cells + LLAMA_PAGE_SIZE - 1) / LLAMA_PAGE_SIZE * LLAMA_PAGE_SIZE;
     }
     const auto n = static_cast<uint32_t>(room_.n_wanted(seqs, need) + n_others);
-    for (const auto & [id, branch] : branches_) {
-        if (branch->seq >= 0 || branch->n_given_up > 0) {
+    for (const auto * some : { &started_, &gave_way_ }) {
+        for (const auto & [id, branch] : *some) {
             branch->usage.n_cells_wanted = std::max(branch->usage.n_cells_wanted, n);
         }
     }
@@ -551,11 +522,8 @@ void Scheduler::want(const Room::Need & need) {
 }
 
 void Scheduler::preempt_youngest() {
-    for (auto it = branches_.rbegin(); it != branches_.rend(); ++it) {
-        if (it->second->seq >= 0) {
-            preempt(*it->second);
-            return;
-        }
+    if (!started_.empty()) {
+        preempt(*started_.rbegin()->second);
     }
 }
 
@@ -564,14 +532,30 @@ void Scheduler::preempt(Branch & branch) {
     branch.n_reached  = std::max(branch.n_reached, branch.n_cached);
     branch.n_given_up = llama_memory_seq_n_cells_own(llama_get_memory(ctx_), branch.seq);
     stats_.preempted_tokens += branch.n_given_up;
-
-    tree_.erase(branch.seq);
-    sequences_.give_back(branch.seq);
-    running_.erase(branch.seq);
-    branch.seq      = -1;
-    branch.n_cached = 0; // its fork points stay: others may still wait for them
     ++branch.usage.n_preempted;
     ++stats_.preemptions;
+
+    release(branch);
+    branch.n_cached = 0; // its fork points stay: others may still wait for them
+    waiting_.wake(branch);
+    waiting_.add(branch);
+    if (branch.n_given_up > 0) {
+        gave_way_[branch.id] = &branch;
+    }
+}
+
+// Takes a branch's sequence away, and what it has computed.
+void Scheduler::release(Branch & branch) {
+    tree_.erase(branch.seq);
+    sequences_.give_back(branch.seq);
+    leave(branch);
+}
+
+// The branch's sequence is not the branch's any more.
+void Scheduler::leave(Branch & branch) {
+    running_.erase(branch.seq);
+    started_.erase(branch.id);
+    branch.seq = -1;
 }
 
 kvf_branch_id Scheduler::branch_at(llama_seq_id seq) const {
@@ -593,26 +577,28 @@ void Scheduler::finish(Branch & branch, kvf_finish reason, std::vector<Event> & 
 
 void Scheduler::fail(Branch & branch, kvf_error error, const std::string & message, std::vector<Event> & out) {
     if (branch.seq >= 0) { // what it has computed is not to be trusted
-        tree_.erase(branch.seq);
-        sequences_.give_back(branch.seq);
-        running_.erase(branch.seq);
-        branch.seq = -1;
+        release(branch);
     }
     end(branch, make_failure(branch, error, message), out);
 }
 
-// Leaves what the branch has computed behind as a snapshot, says the last event, and forgets the branch.
+// Leaves what the branch has computed behind as a snapshot, says the last event, and forgets the branch. Where memory is
+// short it throws before the event, and can be called again.
 void Scheduler::end(Branch & branch, Event event, std::vector<Event> & out) {
+    if (out.size() == out.capacity()) {
+        out.reserve(2 * out.size() + 1);
+    }
+    snapshots_.hear(branch.runs);
     if (branch.seq >= 0) {
-        running_.erase(branch.seq);
         if (branch.share && branch.n_cached > 0) {
             tree_.truncate(branch.seq, branch.n_cached);
             snapshots_.add(branch.seq, branch.id, branch.n_cached, branch.runs);
+            leave(branch);
         } else {
-            tree_.erase(branch.seq);
-            sequences_.give_back(branch.seq);
+            release(branch);
         }
     }
+    waiting_.wake(branch);
 
     const auto now          = params_.now();
     auto &     u            = event.head.usage;
@@ -622,6 +608,8 @@ void Scheduler::end(Branch & branch, Event event, std::vector<Event> & out) {
     u.t_decode  = u.n_generated ? ms_between(branch.t_first_token, now) : 0.0;
 
     out.push_back(std::move(event));
+    waiting_.remove(branch);
+    gave_way_.erase(branch.id);
     branches_.erase(branch.id);
 }
 

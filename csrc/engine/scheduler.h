@@ -7,6 +7,7 @@
 #include "engine/batch.h"
 #include "engine/branch.h"
 #include "engine/events.h"
+#include "engine/waiting.h"
 
 #include <functional>
 #include <memory>
@@ -61,6 +62,9 @@ class Scheduler {
     // one batch: admit, compose, llama_decode, sample
     void step(std::vector<Event> & out);
 
+    // branches that the steps so far have looked at; of those that wait, few each time
+    uint64_t n_looked_at() const { return n_looked_at_; }
+
     kvf_stats stats() const;
 
   private:
@@ -72,6 +76,7 @@ class Scheduler {
         size_t       n_awaited = 0;       // tokens
     };
 
+    void              hear_runs();
     void              tell_waiters(std::vector<Event> & out);
     void              admit(std::vector<Event> & out);
     bool              start(Branch & branch, const Prefix & prefix);
@@ -90,6 +95,8 @@ class Scheduler {
     void          keep_for(llama_seq_id seq, const std::vector<kvf_run_id> & runs);
     void          drop(llama_seq_id snapshot);
     void          preempt(Branch & branch);
+    void          release(Branch & branch);
+    void          leave(Branch & branch);
     kvf_branch_id branch_at(llama_seq_id seq) const;
 
     void finish(Branch & branch, kvf_finish reason, std::vector<Event> & out);
@@ -106,10 +113,15 @@ class Scheduler {
     Sequences                                  sequences_;
     PrefixTree                                 tree_; // of running branches and snapshots that share
     Branches                                   branches_;
-    std::unordered_map<llama_seq_id, Branch *> running_;
+    Waiting                                    waiting_;
+    Started                                    started_;
+    std::unordered_map<llama_seq_id, Branch *> running_;  // the same by their sequences
+    std::map<kvf_branch_id, Branch *>          gave_way_; // that wait to get back what they had
     Snapshots                                  snapshots_;
     Batch                                      batch_;
     kvf_stats                                  stats_ = {};
+    Clock::time_point                          t_heard_;
+    uint64_t                                   n_looked_at_ = 0;
 };
 
 } // namespace kvf

@@ -61,9 +61,10 @@ class EngineParams:
         n_threads: Threads for batches of one token; None: one per core that the process may use
             (see `default_threads`).
         n_threads_batch: Threads for larger batches; None: as `n_threads`.
-        n_seq_max: Most sequences (running branches and snapshots) at a time, 1 to 256; further
-            branches wait in line. None: 64; 16 for recurrent and hybrid models, which keep a whole
-            state per sequence.
+        n_seq_max: Most sequences (running branches and snapshots) at a time, 1 to 256, for which
+            llama.cpp is compiled (`LLAMA_MAX_SEQ`); further branches wait in line, at no cost for
+            those that run, however many they are. None: 64; 16 for recurrent and hybrid models,
+            which keep a whole state per sequence.
         n_gpu_layers: Layers to put on the GPU; -1: all; None: as many as fit, if the library was
             built for a GPU and there is one.
         split_mode: How to split a model over GPUs (`LLAMA_SPLIT_MODE_*`); None: by layer.

@@ -1,0 +1,45 @@
+#include "engine/waiting.h"
+
+namespace kvf {
+
+void Waiting::add(Branch & branch) {
+    all_[branch.id]   = &branch;
+    ready_[branch.id] = &branch;
+}
+
+void Waiting::remove(Branch & branch) {
+    all_.erase(branch.id);
+    ready_.erase(branch.id);
+    if (branch.owner) {
+        branch.owner->waiters.erase({ branch.n_awaited, branch.id });
+        branch.owner = nullptr;
+    }
+}
+
+void Waiting::wait_for(Branch & branch, Branch & owner, size_t n) {
+    owner.fork_points.insert(n);
+    owner.waiters.insert({ n, branch.id });
+    branch.owner     = &owner;
+    branch.n_awaited = n;
+    ready_.erase(branch.id);
+}
+
+void Waiting::advance(Branch & owner) {
+    while (!owner.waiters.empty() && owner.waiters.begin()->first <= owner.n_cached) {
+        Branch & branch   = *all_.at(owner.waiters.begin()->second);
+        ready_[branch.id] = &branch; // it fails here, or not at all
+        branch.owner      = nullptr;
+        owner.waiters.erase(owner.waiters.begin());
+    }
+}
+
+void Waiting::wake(Branch & owner) {
+    while (!owner.waiters.empty()) {
+        Branch & branch   = *all_.at(owner.waiters.begin()->second);
+        ready_[branch.id] = &branch;
+        branch.owner      = nullptr;
+        owner.waiters.erase(owner.waiters.begin());
+    }
+}
+
+} // namespace kvf
