@@ -366,9 +366,13 @@ std::vector<Rows> Scheduler::compose() {
 }
 
 void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & out) {
-    const float * logits = llama_get_logits_ith(ctx_, i_logits);
-    llama_token   token  = most_likely(branch.sampling, logits, llama_vocab_n_tokens(vocab_));
+    const float * logits  = llama_get_logits_ith(ctx_, i_logits);
+    const int32_t n_vocab = llama_vocab_n_tokens(vocab_);
+    llama_token   token   = most_likely(branch.sampling, logits, n_vocab);
     try {
+        if (token == LLAMA_TOKEN_NULL) {
+            token = choose_of_few(branch.sampler.get(), branch.sampling, logits, n_vocab);
+        }
         if (token == LLAMA_TOKEN_NULL) {
             token = choose(branch.sampler.get(), ctx_, i_logits);
         }
@@ -403,7 +407,7 @@ void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & o
         event.text = branch.text.push(common_token_to_piece(vocab_, token, /* special = */ is_shown));
     }
     if (!is_eog && branch.n_logprobs >= 0) {
-        event.logprobs = logprobs(logits, llama_vocab_n_tokens(vocab_), token, branch.n_logprobs);
+        event.logprobs = logprobs(logits, n_vocab, token, branch.n_logprobs);
     }
 
     kvf_finish reason = KVF_FINISH_NONE;

@@ -3,6 +3,7 @@
 #include "chat/answer_format.h"
 #include "engine/error.h"
 #include "text/grammar.h"
+#include "text/shortlist.h"
 
 #include <algorithm>
 #include <cmath>
@@ -63,6 +64,12 @@ std::vector<llama_logit_bias> biases(const llama_vocab * vocab, const kvf_reques
         out.push_back({ suppressed[i], -INFINITY });
     }
     return out;
+}
+
+// whether tokens that have recently been are less likely
+bool has_penalties(const common_params_sampling & params) {
+    return params.penalty_last_n != 0 &&
+           (params.penalty_repeat != 1.0f || params.penalty_freq != 0.0f || params.penalty_present != 0.0f);
 }
 
 // the index of the one greatest number of a row; LLAMA_TOKEN_NULL if several are, it is infinite, or one is not a number
@@ -164,6 +171,25 @@ common_sampler_ptr clone_sampler(common_sampler * sampler, uint32_t seed) {
     return clone;
 }
 
+llama_token choose_of_few(common_sampler *               sampler,
+                          const common_params_sampling & params,
+                          const float *                  logits,
+                          int32_t                        n_vocab) {
+    // what comes before top_k changes logits or looks at all of them; grammars and thinking budgets do without the chain
+    if (!params.grammar.empty() || params.reasoning_budget_tokens >= 0 || params.reasoning_control ||
+        !params.logit_bias.empty() || has_penalties(params) || params.dry_multiplier != 0.0f ||
+        params.top_n_sigma > 0.0f || params.mirostat != 0) {
+        return LLAMA_TOKEN_NULL;
+    }
+    std::vector<llama_token_data> few = shortlist(logits, n_vocab, params.top_k);
+    if (few.empty()) {
+        return LLAMA_TOKEN_NULL;
+    }
+    llama_token_data_array array = { few.data(), few.size(), /* selected = */ -1, /* sorted = */ false };
+    llama_sampler_apply(common_sampler_get(sampler), &array);
+    return array.data[array.selected].id;
+}
+
 llama_token choose(common_sampler * sampler, llama_context * ctx, int32_t i_logits) {
     const llama_token              token = common_sampler_sample(sampler, ctx, i_logits);
     const llama_token_data_array * among = common_sampler_get_candidates(sampler, /* do_sort = */ false);
@@ -176,11 +202,8 @@ llama_token choose(common_sampler * sampler, llama_context * ctx, int32_t i_logi
 }
 
 llama_token most_likely(const common_params_sampling & params, const float * logits, int32_t n_vocab) {
-    const bool penalties =
-        params.penalty_last_n != 0 &&
-        (params.penalty_repeat != 1.0f || params.penalty_freq != 0.0f || params.penalty_present != 0.0f);
     // typical_p may drop the most likely token; top_k, top_p and min_p never do
-    if (params.temp > 0.0f || penalties || params.typ_p < 1.0f || !params.grammar.empty()) {
+    if (params.temp > 0.0f || has_penalties(params) || params.typ_p < 1.0f || !params.grammar.empty()) {
         return LLAMA_TOKEN_NULL;
     }
     // which of several equal ones is chosen depends on how they are sorted

@@ -20,6 +20,14 @@ common_sampler_ptr make_sampler(const llama_model *              model,
 // random state, too
 common_sampler_ptr clone_sampler(common_sampler * sampler, uint32_t seed);
 
+// The token that a sampler with these parameters chooses from a row of logits if it sees only those that its top_k lets
+// through: the same one, and its random state is the same afterwards. LLAMA_TOKEN_NULL, and nothing done: only choose()
+// knows, since the parameters look at all tokens, or the greatest logits are equal.
+llama_token choose_of_few(common_sampler *               sampler,
+                          const common_params_sampling & params,
+                          const float *                  logits,
+                          int32_t                        n_vocab);
+
 // The token that a sampler chooses from a row of logits. Throws Error(KVF_ERROR_INVALID) if every one is ruled out.
 llama_token choose(common_sampler * sampler, llama_context * ctx, int32_t i_logits);
 

@@ -281,6 +281,97 @@ void test_ends_of_grammars(const std::string & path, const std::string & folder)
     }
 }
 
+// top_k on a large vocabulary: what the sampler draws when it sees a few tokens is what it draws when it sees all of them,
+// for as long as both go on from the same random state.
+void test_few_of_a_large_vocabulary(const Model & model) {
+    std::mt19937 rng(11);
+    size_t       n_short = 0;
+    size_t       n_long  = 0;
+    for (int round = 0; round < 60; ++round) {
+        const auto   params = make_params(model, [&](kvf_request & request) {
+            request.sampling.seed        = rng();
+            request.sampling.temperature = std::vector<float>{ 0.0f, 0.3f, 1.0f, 5.0f }[rng() % 4];
+            request.sampling.top_k       = std::vector<int32_t>{ 1, 5, 40, 200 }[rng() % 4];
+            request.sampling.top_p       = rng() % 2 ? 0.9f : 1.0f;
+            request.sampling.min_p       = rng() % 2 ? 0.05f : 0.0f;
+            request.sampling.typical_p   = rng() % 3 ? 1.0f : 0.8f;
+        });
+        const size_t n      = std::vector<size_t>{ 5003, 49152, 151936, 262144 }[rng() % 4];
+        const Tokens said   = { 1, 2 };
+        const auto   few    = kvf::make_sampler(model.model.get(), params, said, 0);
+        const auto   all    = kvf::make_sampler(model.model.get(), params, said, 0);
+        for (int draw = 0; draw < 6; ++draw) {
+            Row row = random_row(rng, n);
+            if (draw == 3) { // a model that forbids some
+                std::fill_n(row.begin() + n / 2, n / 8, -INFINITY);
+            }
+            if (draw == 4) { // with one of its greatest twice
+                row[rng() % n] = row[argmax(row)];
+            }
+            std::vector<llama_token_data> data;
+            for (const float logit : row) {
+                data.push_back({ static_cast<llama_token>(data.size()), logit, 0.0f });
+            }
+            std::vector<llama_token_data> copy  = data;
+            llama_token_data_array        array = { data.data(), data.size(), -1, false };
+            llama_sampler_apply(common_sampler_get(all.get()), &array);
+            const llama_token expected = array.data[array.selected].id;
+
+            llama_token token = kvf::choose_of_few(few.get(), params, row.data(), static_cast<int32_t>(n));
+            ++(token == LLAMA_TOKEN_NULL ? n_long : n_short);
+            CHECK(draw != 4 || token == LLAMA_TOKEN_NULL);
+            if (token == LLAMA_TOKEN_NULL) { // its random state is as it was
+                array = { copy.data(), copy.size(), -1, false };
+                llama_sampler_apply(common_sampler_get(few.get()), &array);
+                token = array.data[array.selected].id;
+            }
+            CHECK(token == expected);
+        }
+    }
+    std::printf("%zu draws of few tokens, %zu of all\n", n_short, n_long);
+    CHECK(n_short > 150);
+}
+
+void test_few_are_not_enough(const Model & model) {
+    std::mt19937           rng(12);
+    const Row              row           = random_row(rng, 49152);
+    const llama_logit_bias bias          = { 7, 1.0f };
+    const Edit             all_of_them[] = {
+        [](kvf_request & request) { request.sampling.top_k = 0; },
+        [](kvf_request & request) { request.sampling.top_k = 40000; },
+        [](kvf_request & request) { request.sampling.repeat_penalty = 1.1f; },
+        [](kvf_request & request) { request.sampling.presence_penalty = 0.1f; },
+        [](kvf_request & request) { request.grammar = "root ::= .*"; },
+        [&](kvf_request & request) {
+            request.logit_bias           = &bias;
+            request.n_logit_bias         = 1;
+        },
+    };
+    const auto chosen = [&](const Edit & edit, const Row & logits) {
+        const auto params  = make_params(model, [&](kvf_request & request) {
+            request.sampling.temperature = 1.0f;
+            edit(request);
+        });
+        const auto sampler = kvf::make_sampler(model.model.get(), params, { 1 }, 0);
+        return kvf::choose_of_few(sampler.get(), params, logits.data(), static_cast<int32_t>(logits.size()));
+    };
+    for (const Edit & edit : all_of_them) {
+        CHECK(chosen(edit, row) == LLAMA_TOKEN_NULL);
+    }
+    const Edit none = [](kvf_request &) {};
+    CHECK(chosen(none, row) != LLAMA_TOKEN_NULL);
+    for (const float odd : { NAN, INFINITY }) {
+        for (const size_t i : { size_t(5), size_t(49151) }) {
+            Row bad = row;
+            bad[i]  = odd;
+            CHECK(chosen(none, bad) == LLAMA_TOKEN_NULL);
+        }
+    }
+    CHECK(chosen(none, Row(49152, 1.0f)) == LLAMA_TOKEN_NULL);
+    CHECK(chosen(none, Row(49152, -INFINITY)) == LLAMA_TOKEN_NULL);
+    CHECK(chosen(none, random_row(rng, 100)) == LLAMA_TOKEN_NULL);
+}
+
 } // namespace
 
 int main(int argc, char ** argv) {
@@ -293,4 +384,6 @@ int main(int argc, char ** argv) {
     test_rows_without_a_greatest(model);
     test_biases(model);
     test_tokens_of_a_model(model);
+    test_few_of_a_large_vocabulary(model);
+    test_few_are_not_enough(model);
 }
