@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from langgraph_kvfork.order.watch import MessageOrderWarning
     from langgraph_kvfork.report.counts import ReportedCall
     from langgraph_kvfork.report.fork_report import ForkReport
+    from langgraph_kvfork.report.metrics import record_metrics
 
 __all__ = [
     "AsyncBranch",
@@ -102,6 +103,7 @@ __all__ = [
     "TreeSearchNode",
     "Usage",
     "arrange",
+    "record_metrics",
 ]
 
 _MODULES = {
@@ -134,6 +136,7 @@ _MODULES = {
     "order.watch": ("MessageOrderWarning",),
     "report.counts": ("ReportedCall",),
     "report.fork_report": ("ForkReport",),
+    "report.metrics": ("record_metrics",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 """Where each name is; the other exceptions are in `errors`."""
