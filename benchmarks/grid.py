@@ -18,12 +18,12 @@ class Task:
     """One measurement, without its round.
 
     Attributes:
-        benchmark: "fan-out", "steps", "memory", "prefill" or "first_token".
+        benchmark: "fan-out", or one of `measures/`.
         contestant: Who: one of `CONTESTANTS` for a fan-out, of `LIBRARIES` for the others; of
             `steps` both of them, which take turns in one process.
         model: One of `MODELS`.
         branches: Branches of the fan-out.
-        prefix: Tokens that they share; of `prefill` and `first_token`, the document's.
+        prefix: Tokens that they share; of the other benchmarks, the document's.
         generate: Tokens that each generates.
     """
 
@@ -68,6 +68,9 @@ class Grid:
         generate: Tokens that each generates.
         prefills: Lengths of prompts whose prefill is timed.
         first_token: Lengths of documents after which a first token is timed.
+        steady: Documents of fan-outs in an engine that has run for a while.
+        beside: Lengths of prompts that come while others are read.
+        mixed: Lengths of the documents in a mixed load.
         left_out: Contestants that do not run the fan-outs.
         rounds: Most times that a task is measured.
         enough: Seconds of measuring after which a task gets no further round.
@@ -80,6 +83,9 @@ class Grid:
     generate: tuple[int, ...]
     prefills: tuple[int, ...] = ()
     first_token: tuple[int, ...] = ()
+    steady: tuple[int, ...] = ()
+    beside: tuple[int, ...] = ()
+    mixed: tuple[int, ...] = ()
     left_out: tuple[str, ...] = ()
     rounds: int = 3
     enough: float = 40
@@ -98,6 +104,12 @@ class Grid:
                 yield [Task("prefill", name, model, prefix=prefix) for name in LIBRARIES]
             for prefix in self.first_token:
                 yield [Task("first_token", name, model, prefix=prefix) for name in LIBRARIES]
+            for prefix in self.steady:
+                yield [Task("steady", "kvfork", model, branches=8, prefix=prefix, generate=32)]
+            for prefix in self.beside:
+                yield [Task("beside", "kvfork", model, branches=8, prefix=prefix, generate=1)]
+            for prefix in self.mixed:
+                yield [Task("mixed", name, model, 8, prefix, 48) for name in LIBRARIES]
 
 
 GRIDS = {
@@ -108,6 +120,9 @@ GRIDS = {
         prefixes=(2048,),
         generate=(64,),
         first_token=(3500,),
+        steady=(1024,),
+        beside=(4000,),
+        mixed=(1500,),
         # of llama-server's two ways to keep its slots, the faster one for this fan-out
         left_out=("llama-server", "llama-server-warmed"),
         enough=25,
@@ -120,5 +135,8 @@ GRIDS = {
         generate=(64, 512),
         prefills=(512, 2048, 7000),
         first_token=(3500,),
+        steady=(1024,),
+        beside=(4000,),
+        mixed=(1500,),
     ),
 }

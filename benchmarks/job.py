@@ -77,6 +77,7 @@ class Found:
         generated: Tokens that were generated.
         cells: Cells of the KV cache that were in use.
         peak: Bytes of memory that the process had at its peak.
+        pages: Pages of the KV cache that a step read.
         contestant: Whose it is, of those that the process measured; None: there was only one.
     """
 
@@ -87,6 +88,7 @@ class Found:
     cells: int | None = None
     peak: int | None = None
     contestant: str | None = None
+    pages: float | None = None
 
 
 def serve(measure: Callable[[Job], Iterable[Found]]) -> None:

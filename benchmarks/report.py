@@ -97,6 +97,12 @@ def tables(summaries: Summaries) -> Iterator[str]:
         if rows := list(part_rows(summaries, model)):
             yield f"## Part by part, {one.label}"
             yield table(["", "llama.cpp", "ours", "times as fast"], rows)
+        if rows := list(load_rows(summaries, model)):
+            yield f"## Many at a time, {one.label}"
+            yield table(["", "llama-server", "ours", "times as fast"], rows)
+        if rows := list(steady_rows(summaries, model)):
+            yield f"## After fifty other fan-outs, {one.label}"
+            yield table(["", "in an empty cache", "in a full one", "times"], rows)
         if rows := list(memory_rows(summaries, model)):
             yield f"## Memory, {one.label}"
             yield table(["", "cells in use", "process at its peak"], rows)
@@ -136,6 +142,29 @@ def part_row(what: str, stock: Summary | None, ours: Summary) -> list[str]:
         return [what, "", str(ours), ""]
     ratio = stock.median / ours.median
     return [what, str(stock), str(ours), f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"]
+
+
+LOADS = {"mixed": "a mixed load", "beside": "four streams and a long prompt"}
+
+
+def load_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
+    """Yield what readers of streams wait for while others are served, ours beside llama-server."""
+    for (task, name), ours in summaries.found.items():
+        if task.model == model and task.benchmark in LOADS and task.contestant == "kvfork":
+            stock = summaries.found.get((dataclasses.replace(task, contestant="stock"), name))
+            yield part_row(f"{LOADS[task.benchmark]}: {name}", stock, ours)
+
+
+def steady_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
+    """Yield what a fan-out costs in an engine that has run for a while."""
+    for (task, name), empty in summaries.found.items():
+        what = name.removesuffix(" in an empty cache")
+        full = summaries.found.get((task, f"{what} in a full cache"))
+        if task.model == model and task.benchmark == "steady" and what != name and full:
+            yield [what, str(empty), str(full), f"{full.median / empty.median:.2f}"]
+            if empty.pages and full.pages:
+                pages = [f"{one.pages:,.1f}" for one in (empty, full)]
+                yield [f"pages that a {what} reads", *pages, f"{full.pages / empty.pages:.2f}"]
 
 
 MEMORY = {

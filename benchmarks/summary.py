@@ -22,12 +22,14 @@ class Summary:
         prefilled: Prompt tokens that were computed, in the last round; None: it does not say.
         cells: Cells of the KV cache that were in use, likewise.
         peak: Most bytes that the process had, likewise.
+        pages: Pages of the KV cache that a step read, on average over the rounds.
     """
 
     seconds: tuple[float, ...]
     prefilled: int | None
     cells: int | None = None
     peak: int | None = None
+    pages: float | None = None
 
     @property
     def median(self) -> float:
@@ -98,6 +100,7 @@ class Summaries:
                 prefilled=found[-1]["prefilled"],
                 cells=found[-1].get("cells"),
                 peak=found[-1].get("peak"),
+                pages=_mean([one["pages"] for one in found if one.get("pages")]),
             )
             for (task, name), found in rounds.items()
         }
@@ -123,6 +126,10 @@ class Summaries:
                 row = Row(contestant.label, contestant.ours, first, next_, error)
                 by_label[row.label].append(row)
         return [_fastest(rows) for rows in by_label.values()]
+
+
+def _mean(values: list[float]) -> float | None:
+    return statistics.mean(values) if values else None
 
 
 def _fastest(rows: Iterable[Row]) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.job import Found, Job, serve
@@ -10,18 +11,18 @@ from benchmarks.measures.graph import timed
 from langgraph_kvfork import ChatKVFork
 
 
-def make_llm(job: Job) -> ChatKVFork:
+def make_llm(job: Job, **options: Any) -> ChatKVFork:
     """Return the chat model, warm, and with nothing in its cache."""
-    llm = ChatKVFork(
-        model_path=job.model_path,
-        n_ctx=job.pool_tokens,
-        n_threads=job.threads,
-        flash_attn=True,
-        temperature=0,
-        max_tokens=job.generate,
-        ignore_eos=True,
-        **CONTESTANTS[job.contestant].options,
-    )
+    arguments = {
+        "model_path": job.model_path,
+        "n_ctx": job.pool_tokens,
+        "n_threads": job.threads,
+        "flash_attn": True,
+        "temperature": 0,
+        "max_tokens": job.generate,
+        "ignore_eos": True,
+    }
+    llm = ChatKVFork(**{**arguments, **CONTESTANTS[job.contestant].options, **options})
     llm.invoke("Hello", max_tokens=1)  # brings the weights into memory
     llm.engine.clear()
     return llm

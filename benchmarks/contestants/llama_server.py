@@ -24,16 +24,7 @@ from benchmarks.prompts import messages
 
 def measure(job: Job) -> Iterator[Found]:
     options = CONTESTANTS[job.contestant].options
-    with server(job, unified=options["unified"]) as url:
-        llm = ChatOpenAI(
-            base_url=f"{url}/v1",
-            api_key=SecretStr("none"),
-            model="any",
-            temperature=0,
-            max_completion_tokens=job.generate,
-            timeout=None,
-            max_retries=0,
-        )
+    with make_llm(job, slots=len(job.questions), unified=options["unified"]) as llm:
         fan_outs = {"first": job.questions, "next": job.more_questions}
         if options["warmed"]:
             llm.invoke(messages(job.document, "Is this a license?"), max_tokens=1)
@@ -44,12 +35,26 @@ def measure(job: Job) -> Iterator[Found]:
 
 
 @contextmanager
-def server(job: Job, *, unified: bool) -> Iterator[str]:
-    """Run a server of as many slots as there are branches; yield its address."""
+def make_llm(job: Job, *, slots: int, unified: bool = False) -> Iterator[ChatOpenAI]:
+    """Run a server of some slots; yield a chat model that asks it."""
+    with server(job, slots=slots, unified=unified) as url:
+        yield ChatOpenAI(
+            base_url=f"{url}/v1",
+            api_key=SecretStr("none"),
+            model="any",
+            temperature=0,
+            max_completion_tokens=job.generate,
+            timeout=None,
+            max_retries=0,
+        )
+
+
+@contextmanager
+def server(job: Job, *, slots: int, unified: bool) -> Iterator[str]:
+    """Run a server of some slots; yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    slots = len(job.questions)
     command = [
         *(str(STOCK / "llama-server"), "--model", job.model_path),
         *("--host", "127.0.0.1", "--port", str(port), "--no-ui"),
