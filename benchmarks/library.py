@@ -59,6 +59,7 @@ class Library:
             self._set_options = _declare(
                 lib.llama_set_cpu_options, [memory, ctypes.c_uint32], ctypes.c_bool
             )
+            _declare(lib.ggml_cpu_set_plain_weights, [ctypes.c_bool])(True)
         else:
             import llama_cpp  # LLAMA_CPP_LIB_PATH says where it is
 

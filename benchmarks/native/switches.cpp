@@ -8,6 +8,8 @@
 
 extern "C" llama_context * kvfork_init_from_model(llama_model * model, llama_context_params params);
 
+static const bool plain = (ggml_cpu_set_plain_weights(true), true); // before a model is loaded
+
 llama_context * kvfork_init_from_model(llama_model * model, llama_context_params params) {
     llama_context * ctx = llama_init_from_model(model, params);
     if (ctx) {

@@ -99,6 +99,8 @@ def _init_backend(native: Native) -> None:
     with _backend_lock:
         if not _backend_ready:
             native.llama.llama_backend_init()
+            # products unpack weights for all rows at once, and need no other order of them
+            native.kvf.ggml_cpu_set_plain_weights(ctypes.c_bool(True))
             _backend_ready = True
 
 

@@ -20,10 +20,13 @@ using Tokens = std::vector<llama_token>;
 struct Model {
     std::unique_ptr<llama_model, void (*)(llama_model *)> model{ nullptr, llama_model_free };
 
-    explicit Model(const std::string & path) {
+    // plain: with its weights in the order of its file, whatever else this processor would like
+    explicit Model(const std::string & path, bool plain = false) {
         kvf_set_log_level(GGML_LOG_LEVEL_ERROR);
         llama_backend_init();
-        model.reset(llama_model_load_from_file(path.c_str(), llama_model_default_params()));
+        llama_model_params params = llama_model_default_params();
+        params.use_extra_bufts    = !plain;
+        model.reset(llama_model_load_from_file(path.c_str(), params));
         CHECK(model);
     }
 

@@ -178,10 +178,14 @@ int main(int argc, char ** argv) {
     test_random_company(f32, 1, 2);
     for (const llama_ftype type :
          { LLAMA_FTYPE_MOSTLY_F16, LLAMA_FTYPE_MOSTLY_Q8_0, LLAMA_FTYPE_MOSTLY_Q4_0, LLAMA_FTYPE_MOSTLY_Q4_1,
-           LLAMA_FTYPE_MOSTLY_Q4_K_M, LLAMA_FTYPE_MOSTLY_Q5_K_M, LLAMA_FTYPE_MOSTLY_Q6_K }) {
-        const Model model(quantized(argv[1], argv[2], type));
-        std::printf("type %d\n", type);
-        test_random_company(model, 2 + type, 1 + type % 2);
+           LLAMA_FTYPE_MOSTLY_Q5_0, LLAMA_FTYPE_MOSTLY_Q5_1, LLAMA_FTYPE_MOSTLY_Q4_K_M, LLAMA_FTYPE_MOSTLY_Q5_K_M,
+           LLAMA_FTYPE_MOSTLY_Q6_K, LLAMA_FTYPE_MOSTLY_IQ4_NL, LLAMA_FTYPE_MOSTLY_IQ4_XS }) {
+        const std::string path = quantized(argv[1], argv[2], type);
+        for (const bool plain : { false, true }) {
+            const Model model(path, plain);
+            std::printf("type %d, %s\n", type, plain ? "plain" : "in this processor's order");
+            test_random_company(model, 2 + type, 1 + type % 2);
+        }
     }
     return 0;
 }
