@@ -3,8 +3,8 @@
 # make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
 # make test-vulkan  forks on a Vulkan device, Mesa's software one will do; on Debian and Ubuntu it needs
 #                the packages mesa-vulkan-drivers libvulkan-dev glslc spirv-headers: not in make test
-# make cross     the kernels' tests for other processors, in an emulator; on Debian and Ubuntu it needs qemu-user and the
-#                compilers g++-{aarch64,powerpc64le,riscv64,s390x}-linux-gnu: not in make test
+# make cross     our kernels for other processors, compiled, and their vectors tested in an emulator; on Debian and
+#                Ubuntu it needs qemu-user and g++-{aarch64,powerpc64le,riscv64,s390x}-linux-gnu: not in make test
 # make schema-suite  count which of JSON Schema's own test suite holds while an answer is generated
 # make bench     measure beside the peers: 10 minutes (GRID=full: days)
 # make docs      the documentation, in build/site
