@@ -36,8 +36,8 @@ def check_number(
     Raises:
         InvalidRequestError: It is not.
     """
-    good = is_number(value) and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type, operator]
-    require(good, name, value, remedy)
+    is_valid = is_number(value) and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type, operator]
+    require(is_valid, name, value, remedy)
 
 
 def check_integer(

@@ -37,8 +37,8 @@ def measure(job: Job) -> Iterator[Found]:
         yield Found(
             name,
             seconds,
-            prefilled=after.prefill_tokens - before.prefill_tokens,
-            generated=after.decode_tokens - before.decode_tokens,
+            prefilled=after.prefilled_tokens - before.prefilled_tokens,
+            generated=after.generated_tokens - before.generated_tokens,
         )
 
 

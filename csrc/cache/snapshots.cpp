@@ -42,7 +42,7 @@ void Snapshots::keep_for(llama_seq_id seq, const std::vector<kvf_run_id> & runs)
 }
 
 void Snapshots::begin_run(kvf_run_id run) {
-    if (runs_.find(run) == runs_.end()) { // the moment to forget those whose end nobody told
+    if (runs_.find(run) == runs_.end()) { // the moment to forget those that nobody ended
         for (auto it = runs_.begin(); it != runs_.end();) {
             it = lives(it->first) ? std::next(it) : runs_.erase(it);
         }
@@ -50,7 +50,7 @@ void Snapshots::begin_run(kvf_run_id run) {
     runs_[run] = Clock::now();
 }
 
-void Snapshots::hear(const std::vector<kvf_run_id> & runs) {
+void Snapshots::note_activity(const std::vector<kvf_run_id> & runs) {
     for (const kvf_run_id run : runs) {
         const auto it = runs_.find(run);
         if (it != runs_.end()) {

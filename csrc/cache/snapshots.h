@@ -15,11 +15,11 @@ void add_runs(std::vector<kvf_run_id> & to, const std::vector<kvf_run_id> & runs
 
 // What branches that have ended left behind, and in which order it goes when there is no room.
 //
-// A run (kvf_request::run) lives until its end is told, or until nothing was heard of it for a time limit. Snapshots of
+// A run (kvf_request::run_id) lives until kvf_end_run, or until no branch had it for a time limit. Snapshots of
 // living runs are kept: they go after all others.
 class Snapshots {
   public:
-    // long enough for a person to answer or a tool to work, short enough to get over a run whose end nobody tells
+    // long enough for a person to answer or a tool to work, short enough to get over a run that nobody ends
     static constexpr Clock::duration RUN_LIMIT = std::chrono::minutes(10);
 
     struct Victim {
@@ -55,7 +55,7 @@ class Snapshots {
     void begin_run(kvf_run_id run);
 
     // these runs, if they live, do so for the whole time limit again
-    void hear(const std::vector<kvf_run_id> & runs);
+    void note_activity(const std::vector<kvf_run_id> & runs);
 
     void end_run(kvf_run_id run);
 
@@ -83,7 +83,7 @@ class Snapshots {
     bool                                              stands_in_;
     Clock::duration                                   run_limit_;
     std::unordered_map<llama_seq_id, Snapshot>        snapshots_;
-    std::unordered_map<kvf_run_id, Clock::time_point> runs_; // when they were last heard of
+    std::unordered_map<kvf_run_id, Clock::time_point> runs_; // when a branch had them last
     uint64_t                                          n_uses_ = 0;
 };
 

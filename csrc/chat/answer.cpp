@@ -24,11 +24,11 @@ std::string random_call_id() {
     return id;
 }
 
-// A space that was told may turn out not to belong to the text, once a call follows it.
-void keep_what_was_told(const common_chat_msg & told, common_chat_msg & message) {
+// A space that was sent may turn out not to belong to the text, once a call follows it.
+void keep_what_was_sent(const common_chat_msg & sent, common_chat_msg & message) {
     for (std::string common_chat_msg::* text : { &common_chat_msg::content, &common_chat_msg::reasoning_content }) {
-        if (string_starts_with(told.*text, message.*text)) {
-            message.*text = told.*text;
+        if (string_starts_with(sent.*text, message.*text)) {
+            message.*text = sent.*text;
         }
     }
 }
@@ -102,7 +102,7 @@ bool Answer::read(bool is_last, common_json & delta) {
             message.tool_calls.pop_back();
         }
         message.set_tool_call_ids(call_ids_, random_call_id);
-        keep_what_was_told(message_, message);
+        keep_what_was_sent(message_, message);
         diffs = common_chat_msg_diff::compute_diffs(message_, message);
     } catch (const std::exception &) {
         return false;

@@ -76,8 +76,8 @@ std::unique_ptr<Branch> make_branch(const llama_model * model,
     branch->tokens         = { request.tokens, request.tokens + request.n_tokens };
     branch->n_prompt       = request.n_tokens;
     branch->usage.n_prompt = static_cast<uint32_t>(request.n_tokens);
-    if (request.run != 0) {
-        branch->runs = { request.run };
+    if (request.run_id != 0) {
+        branch->runs = { request.run_id };
     }
     branch->t_submitted = Clock::now();
     branch->sampling    = sampling_params(vocab, request, /* n_most = */ n_ctx + 1); // the last one is not computed

@@ -51,8 +51,8 @@ struct Branch {
     size_t   n_awaited = 0;
 
     // while it waits: what it last heard of its prefix, and when
-    size_t            n_told = 0;
-    Clock::time_point t_told;
+    size_t            n_reported = 0;
+    Clock::time_point t_reported;
 
     // lengths at which others waited to fork it; a prefill pauses there
     std::set<size_t> fork_points;

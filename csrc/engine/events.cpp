@@ -10,9 +10,9 @@ namespace kvf {
 
 Event make_event(kvf_event_type type, const Branch & branch) {
     Event event;
-    event.head.branch = branch.id;
-    event.head.type   = type;
-    event.head.usage  = branch.usage;
+    event.head.branch_id = branch.id;
+    event.head.type      = type;
+    event.head.usage     = branch.usage;
     return event;
 }
 

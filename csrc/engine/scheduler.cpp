@@ -105,7 +105,7 @@ kvf_stats Scheduler::stats() const {
 // one batch
 
 void Scheduler::step(std::vector<Event> & out) {
-    hear_runs();
+    note_runs();
     admit(out);
 
     std::vector<Rows> rows = compose();
@@ -128,7 +128,7 @@ void Scheduler::step(std::vector<Event> & out) {
         }
     }
     batch_.computed(rows, ms_between(start, params_.now()));
-    tell_waiters(out);
+    report_waiting(out);
 }
 
 // Computes rows and counts them. False if nothing was computed.
@@ -159,7 +159,7 @@ bool Scheduler::compute(std::vector<Rows> & rows, std::vector<Event> & out) {
             const size_t n_again = std::min(r.n, branch.n_reached - std::min(branch.n_reached, branch.n_cached));
             branch.usage.n_prefilled += static_cast<uint32_t>(r.n);
             branch.usage.n_recomputed += static_cast<uint32_t>(n_again);
-            stats_.prefill_tokens += r.n;
+            stats_.prefilled_tokens += r.n;
             stats_.recomputed_tokens += n_again;
         }
         branch.n_cached += r.n;
@@ -178,33 +178,33 @@ bool Scheduler::compute(std::vector<Rows> & rows, std::vector<Event> & out) {
     return true;
 }
 
-// Runs with a branch live. They are heard of often enough for that, not each step: there may be thousands.
-void Scheduler::hear_runs() {
+// Runs with a branch live. They are noted often enough for that, not at each step: there may be thousands.
+void Scheduler::note_runs() {
     constexpr int n_in_limit = 16;
 
     const auto now = Clock::now(); // as for snapshots
-    if (now - t_heard_ < params_.run_limit / n_in_limit) {
+    if (now - t_noted_ < params_.run_limit / n_in_limit) {
         return;
     }
-    t_heard_ = now;
+    t_noted_ = now;
     for (const auto & [id, branch] : branches_) {
-        snapshots_.hear(branch->runs);
+        snapshots_.note_activity(branch->runs);
     }
     n_looked_at_ += branches_.size();
 }
 
 // Those who wait hear how far their prefix is, and otherwise now and then that others are being computed: nobody is to
 // take waiting for standing still. A step tells some of them.
-void Scheduler::tell_waiters(std::vector<Event> & out) {
+void Scheduler::report_waiting(std::vector<Event> & out) {
     constexpr double ms_between_words = 250;
-    constexpr size_t n_told           = 64;
+    constexpr size_t n_most           = 64;
 
     const auto now = params_.now();
-    waiting_.visit(n_told, [&](Branch & branch, size_t n_done) {
+    waiting_.visit(n_most, [&](Branch & branch, size_t n_done) {
         ++n_looked_at_;
-        if (n_done != branch.n_told || ms_between(branch.t_told, now) >= ms_between_words) {
-            branch.n_told = n_done;
-            branch.t_told = now;
+        if (n_done != branch.n_reported || ms_between(branch.t_reported, now) >= ms_between_words) {
+            branch.n_reported = n_done;
+            branch.t_reported = now;
             out.push_back(make_progress(branch, n_done));
         }
     });
@@ -227,8 +227,8 @@ void Scheduler::admit(std::vector<Event> & out) {
         if (prefix.n == branch.tokens.size()) { // a prefill of what is there already
             keep_for(prefix.seq, branch.runs);
             count_start(branch);
-            branch.usage.n_forked = static_cast<uint32_t>(prefix.n);
-            branch.usage.parent   = branch_at(prefix.seq);
+            branch.usage.n_forked  = static_cast<uint32_t>(prefix.n);
+            branch.usage.parent_id = branch_at(prefix.seq);
             stats_.forked_tokens += prefix.n;
             finish(branch, KVF_FINISH_PREFILLED, out);
             continue;
@@ -279,8 +279,8 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
     branch.n_missed   = 0;
     if (branch.usage.n_preempted == 0) {
         count_start(branch);
-        branch.usage.n_forked = static_cast<uint32_t>(n_forked);
-        branch.usage.parent   = n_forked > 0 ? parent : 0;
+        branch.usage.n_forked  = static_cast<uint32_t>(n_forked);
+        branch.usage.parent_id = n_forked > 0 ? parent : 0;
     }
     return true;
 }
@@ -393,7 +393,7 @@ void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & o
         stats_.gap_ms_max  = std::max(stats_.gap_ms_max, branch.usage.t_gap);
     }
     branch.t_last_token = now;
-    ++stats_.decode_tokens;
+    ++stats_.generated_tokens;
     branch.tokens.push_back(token);
     if (branch.share) {
         tree_.append(branch.seq, token);
@@ -592,7 +592,7 @@ void Scheduler::end(Branch & branch, Event event, std::vector<Event> & out) {
     if (out.size() == out.capacity()) {
         out.reserve(2 * out.size() + 1);
     }
-    snapshots_.hear(branch.runs);
+    snapshots_.note_activity(branch.runs);
     if (branch.seq >= 0) {
         if (branch.share && branch.n_cached > 0) {
             tree_.truncate(branch.seq, branch.n_cached);

@@ -76,8 +76,8 @@ class Scheduler {
         size_t       n_awaited = 0;       // tokens
     };
 
-    void              hear_runs();
-    void              tell_waiters(std::vector<Event> & out);
+    void              note_runs();
+    void              report_waiting(std::vector<Event> & out);
     void              admit(std::vector<Event> & out);
     bool              start(Branch & branch, const Prefix & prefix);
     void              count_start(Branch & branch);
@@ -120,7 +120,7 @@ class Scheduler {
     Snapshots                                  snapshots_;
     Batch                                      batch_;
     kvf_stats                                  stats_ = {};
-    Clock::time_point                          t_heard_;
+    Clock::time_point                          t_noted_;
     uint64_t                                   n_looked_at_ = 0;
 };
 

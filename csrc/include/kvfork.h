@@ -3,8 +3,8 @@
 // One engine owns one llama_context and one thread that runs it. Callers submit branches, poll events, cancel.
 // Every function may be called from any thread unless it says otherwise, none throws, none aborts on what a caller
 // passes: NULL, where it is not said to be allowed, is refused, and the kvf_..._free functions ignore it. (A handle that
-// is neither NULL nor alive cannot be told from one that is.) A function that can fail says what it returns then;
-// kvf_last_error() tells why, in words.
+// is neither NULL nor alive cannot be distinguished from one that is.) A function that can fail says what it returns then;
+// kvf_last_error() returns why, in words.
 #pragma once
 
 #include "llama.h"
@@ -20,7 +20,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 8
+#define KVF_ABI_VERSION 9
 
 #ifdef __cplusplus
 extern "C" {
@@ -84,8 +84,8 @@ struct kvf_request {
     bool    ignore_eos; // go on after an end-of-generation token, unless the grammar ends there
 
     // Whose prefix this is. It is a hint: what is left of the run's branches goes after what no run needs, until
-    // kvf_end_run, or until nothing was heard of the run for 10 minutes.
-    kvf_run_id run;
+    // kvf_end_run, or until no branch had the run for 10 minutes.
+    kvf_run_id run_id;
 
     struct kvf_sampling sampling;
 
@@ -114,7 +114,7 @@ struct kvf_usage {
     uint32_t n_preempted;  // times that it had to give its cells up
     uint32_t n_recomputed; // of n_prefilled: had been computed before, and given up
     uint32_t n_cells_wanted; // if branches had to give way while it was there: an n_ctx with which none had; else 0
-    kvf_branch_id parent;    // the branch whose sequence it was forked from, 0: none
+    kvf_branch_id parent_id; // the branch whose sequence it was forked from, 0: none
     double        t_wait;    // submitted until it had a sequence
     double        t_prefill; // from then until its first token (or, if it has none, its end)
     double        t_decode;  // from its first token to its last
@@ -122,7 +122,7 @@ struct kvf_usage {
 };
 
 struct kvf_event {
-    kvf_branch_id branch;
+    kvf_branch_id branch_id;
     int32_t       type;   // enum kvf_event_type
     int32_t       finish; // enum kvf_finish; for DONE
     int32_t       error;  // enum kvf_error; for DONE with KVF_FINISH_ERROR
@@ -151,13 +151,13 @@ struct kvf_part {
 #define KVF_MAX_PARTS 4
 
 struct kvf_stats {
-    uint64_t prefill_tokens; // rows computed for prompts (and for texts that were preempted)
-    uint64_t forked_tokens;  // tokens that branches got from a fork instead
-    uint64_t decode_tokens;  // tokens generated
+    uint64_t prefilled_tokens; // rows computed for prompts (and for texts that were preempted)
+    uint64_t forked_tokens;    // tokens that branches got from a fork instead
+    uint64_t generated_tokens; // tokens generated
     uint64_t forks;
     uint64_t preemptions;
     uint64_t preempted_tokens;   // cells that branches gave up in these
-    uint64_t recomputed_tokens;  // of prefill_tokens: had been computed before, and given up
+    uint64_t recomputed_tokens;  // of prefilled_tokens: had been computed before, and given up
     uint64_t evictions;          // snapshots dropped to make room
     uint64_t evictions_to_start; // of these: for a branch that was to start, its sequence id or its cells
     uint64_t steps;              // calls of llama_decode
@@ -252,13 +252,13 @@ KVF_API kvf_branch_id kvf_submit(kvf_engine * engine, const struct kvf_request *
 // there; its events carry only what comes after. seed: LLAMA_DEFAULT_SEED keeps the random state, so the fork says
 // what the branch says. If the branch has ended meanwhile, the new one ends at once with KVF_ERROR_UNKNOWN.
 // Returns 0 if the engine is closed.
-KVF_API kvf_branch_id kvf_fork(kvf_engine * engine, kvf_branch_id branch, uint32_t seed);
+KVF_API kvf_branch_id kvf_fork(kvf_engine * engine, kvf_branch_id branch_id, uint32_t seed);
 
 // Ends a branch within one batch step; its last event says KVF_FINISH_CANCELLED. Unknown and ended ones are ignored.
-KVF_API void kvf_cancel(kvf_engine * engine, kvf_branch_id branch);
+KVF_API void kvf_cancel(kvf_engine * engine, kvf_branch_id branch_id);
 
 // Ends a run: what was kept for it is as good as anything else. Unknown and ended ones are ignored.
-KVF_API void kvf_end_run(kvf_engine * engine, kvf_run_id run);
+KVF_API void kvf_end_run(kvf_engine * engine, kvf_run_id run_id);
 
 // Waits up to timeout_ms (-1: without limit) for events and writes up to n_max of them. Returns how many, 0 after the
 // time, -1 when the engine is closed and no event is left, or if an argument is NULL. Their pointers stay valid until the

@@ -33,7 +33,7 @@ class _BranchBase:
     """What both kinds of branch have.
 
     Attributes:
-        id: The branch's name for life; `Usage.parent` refers to it.
+        id: The branch's number for life; `Usage.parent_id` refers to it.
     """
 
     id: int

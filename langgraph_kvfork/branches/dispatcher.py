@@ -112,9 +112,9 @@ class Dispatcher:
             ended: set[int] = set()
             for event in buffer[:count]:
                 item = _item(event, self._cell_bytes)
-                items.setdefault(event.branch, []).append(item)
+                items.setdefault(event.branch_id, []).append(item)
                 if event.type == EventType.DONE:
-                    ended.add(event.branch)
+                    ended.add(event.branch_id)
             with self._lock:
                 batch = [(branch, self._mailboxes[branch], items[branch]) for branch in items]
                 for branch in ended:
@@ -176,19 +176,19 @@ def _item(event: Any, cell_bytes: int | None) -> Item:
         return BranchCancelledError("The branch was cancelled.")
     return Done(
         finish_reason=_FINISH_REASONS[event.finish],
-        usage=_usage(event.branch, event.usage, cell_bytes),
+        usage=_usage(event.branch_id, event.usage, cell_bytes),
     )
 
 
-def _usage(branch: int, usage: Any, cell_bytes: int | None) -> Usage:
+def _usage(branch_id: int, usage: Any, cell_bytes: int | None) -> Usage:
     return Usage(
-        branch=branch,
+        branch_id=branch_id,
         prompt_tokens=usage.n_prompt,
         forked_tokens=usage.n_forked,
         prefilled_tokens=usage.n_prefilled,
         generated_tokens=usage.n_generated,
         preemptions=usage.n_preempted,
-        parent=cast("int", usage.parent) or None,
+        parent_id=cast("int", usage.parent_id) or None,
         wait_ms=usage.t_wait,
         prefill_ms=usage.t_prefill,
         decode_ms=usage.t_decode,

@@ -15,14 +15,14 @@ class Usage:
     """Tokens and times of one branch.
 
     Attributes:
-        branch: The branch's id; 0: there was none.
+        branch_id: The branch's id; 0: there was none.
         prompt_tokens: Tokens of the prompt.
         forked_tokens: How many of these came with a fork.
         prefilled_tokens: Tokens computed to get the prompt (and, after a preemption, the text so
             far) into the cache.
         generated_tokens: Tokens generated.
         preemptions: How often the branch had to give up its cells.
-        parent: Id of the branch whose sequence it was forked from; None if of none.
+        parent_id: Id of the branch whose sequence it was forked from; None if of none.
         wait_ms: Milliseconds from its submission until it had a sequence.
         prefill_ms: Milliseconds from then until its first token (its end, if it has none).
         decode_ms: Milliseconds from its first token to its last.
@@ -34,13 +34,13 @@ class Usage:
             same (sliding windows, recurrent states), or the model's file does not say.
     """
 
-    branch: int
+    branch_id: int
     prompt_tokens: int
     forked_tokens: int
     prefilled_tokens: int
     generated_tokens: int
     preemptions: int
-    parent: int | None
+    parent_id: int | None
     wait_ms: float
     prefill_ms: float
     decode_ms: float

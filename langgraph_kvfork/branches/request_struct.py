@@ -13,7 +13,7 @@ from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.native.abi import Native
 
 
-def native_request(native: Native, tokens: Sequence[int], request: Request, run: int) -> Any:
+def native_request(native: Native, tokens: Sequence[int], request: Request, run_id: int) -> Any:
     """Return a `kvf_request`. It keeps alive what its pointers point to.
 
     Raises:
@@ -31,7 +31,7 @@ def native_request(native: Native, tokens: Sequence[int], request: Request, run:
     result.n_logprobs = -1 if request.logprobs is None else request.logprobs
     result.share = request.share_prefix
     result.ignore_eos = request.ignore_eos
-    result.run = run
+    result.run_id = run_id
 
     sampling = result.sampling
     random = request.seed is None or request.seed < 0

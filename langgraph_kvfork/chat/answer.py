@@ -155,8 +155,8 @@ class Answer:
                 "decode_tokens_per_second": _rate(usage.generated_tokens - 1, usage.decode_ms),
             },
             "fork": {
-                "branch": usage.branch,
-                "parent": usage.parent,
+                "branch_id": usage.branch_id,
+                "parent_id": usage.parent_id,
                 "forked_tokens": usage.forked_tokens,
                 "prefilled_tokens": usage.prefilled_tokens,
                 "cell_bytes": usage.cell_bytes,

@@ -53,7 +53,7 @@ class Call:
     def __post_init__(self) -> None:
         # in a call, not when they are bound: LangChain's own tests bind one tool in several forms
         _check_names("tools", self.tools.schemas)
-        _check_names("prompt_tools", self.tools.told or ())
+        _check_names("prompt_tools", self.tools.in_prompt or ())
         asked = {
             "tools": bool(self.tools.schemas) and self.tools.choice != "none",
             "response_format": self.json_schema is not None,
@@ -151,7 +151,7 @@ class Call:
             watch_thoughts(engine, converted, prompt, render)
 
     def _tells_what_can_be_called(self) -> bool:
-        return self.tools.told is None and self.tools.forced is None
+        return self.tools.in_prompt is None and self.tools.forced is None
 
     def answer_check(self) -> Callable[[BaseMessage], None] | None:
         """Return what refuses an answer that is not what was asked for; None: all are good."""

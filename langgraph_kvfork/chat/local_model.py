@@ -40,7 +40,7 @@ from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.engine.keep_alive import KeepAlive, keep_alive_seconds
 from langgraph_kvfork.engine.params import EngineParams
 from langgraph_kvfork.errors import ModelLoadError
-from langgraph_kvfork.hooks.prompt_thread import call_beside_loop
+from langgraph_kvfork.hooks.prompt_thread import in_prompt_thread
 
 ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams) if field.init)
 """What an engine is built from, and no call can change."""
@@ -172,7 +172,7 @@ class LocalChatModel(BaseChatModel):
 
     async def aclose(self) -> None:
         """As `close`, without blocking the event loop."""
-        await call_beside_loop(self.close)
+        await in_prompt_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -222,7 +222,7 @@ class LocalChatModel(BaseChatModel):
             # looking for a file may take time
             params = self._known_params()
             if params is None:
-                params = await call_beside_loop(self._engine_params)
+                params = await in_prompt_thread(self._engine_params)
             async with Engine.aused(params, keep_alive) as engine:
                 yield engine
 

@@ -70,8 +70,8 @@ from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.engine.hub import download
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.hooks.place import heartbeat, progress_with_heartbeat, token_listener
-from langgraph_kvfork.hooks.prompt_thread import call_beside_loop
-from langgraph_kvfork.hooks.runs import run_of_call, run_of_config
+from langgraph_kvfork.hooks.prompt_thread import in_prompt_thread
+from langgraph_kvfork.hooks.runs import run_id_of_call, run_id_of_config
 from langgraph_kvfork.hooks.sample import current_sample
 from langgraph_kvfork.order.watch import watched_order
 from langgraph_kvfork.schema.held import held_tools, warn_of_dropped
@@ -453,7 +453,7 @@ class ChatKVFork(LocalChatModel):
                 call.render(engine, self._messages(messages), prefix=True),
                 on_progress=progress_with_heartbeat(on_progress),
                 timeout=call.timeout,
-                run=run_of_config(engine, config),
+                run_id=run_id_of_config(engine, config),
             )
 
     async def _aprefill(
@@ -468,14 +468,14 @@ class ChatKVFork(LocalChatModel):
         call = self._call(None, kwargs)
         converted = self._messages(messages)
         async with self._aengine_in_use() as engine:
-            tokens = await call_beside_loop(
+            tokens = await in_prompt_thread(
                 lambda: engine.tokenize(call.render(engine, converted, prefix=True))
             )
             return await engine.aprefill(
                 tokens,
                 on_progress=progress_with_heartbeat(on_progress),
                 timeout=call.timeout,
-                run=run_of_config(engine, config),
+                run_id=run_id_of_config(engine, config),
             )
 
     @langchain_errors()
@@ -542,17 +542,17 @@ class ChatKVFork(LocalChatModel):
         call = self._call(stop, kwargs)
         with self._engine_in_use() as engine:
             prompt, tokens, request, answer = self._prepare(call, engine, messages)
-            beat, tell, run = heartbeat(), token_listener(), run_of_call(engine)
+            send_heartbeat, listen, run_id = heartbeat(), token_listener(), run_id_of_call(engine)
             with (
                 watched_order(engine, messages, prompt, shared=request.share_prefix),
-                watched_pool(engine, run or 0) as watch_pool,
-                engine.generate(tokens, request, timeout=call.timeout, run=run) as branch,
+                watched_pool(engine, run_id) as watch_pool,
+                engine.generate(tokens, request, timeout=call.timeout, run_id=run_id) as branch,
             ):
                 for event in branch:
-                    beat()
+                    send_heartbeat()
                     watch_pool(event)
                     for chunk in answer.chunks(event):
-                        tell(chunk.text)
+                        listen(chunk.text)
                         yield chunk
 
     async def _astream(
@@ -564,21 +564,21 @@ class ChatKVFork(LocalChatModel):
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         call = self._call(stop, kwargs)
         async with self._aengine_in_use() as engine:
-            prompt, tokens, request, answer = await call_beside_loop(
+            prompt, tokens, request, answer = await in_prompt_thread(
                 lambda: self._prepare(call, engine, messages)
             )
-            beat, tell, run = heartbeat(), token_listener(), run_of_call(engine)
+            send_heartbeat, listen, run_id = heartbeat(), token_listener(), run_id_of_call(engine)
             with (
                 watched_order(engine, messages, prompt, shared=request.share_prefix),
-                watched_pool(engine, run or 0) as watch_pool,
+                watched_pool(engine, run_id) as watch_pool,
             ):
-                stream = engine.agenerate(tokens, request, timeout=call.timeout, run=run)
+                stream = engine.agenerate(tokens, request, timeout=call.timeout, run_id=run_id)
                 async with stream as branch:
                     async for event in branch:
-                        beat()
+                        send_heartbeat()
                         watch_pool(event)
                         for chunk in answer.chunks(event):
-                            tell(chunk.text)
+                            listen(chunk.text)
                             yield chunk
 
     @langchain_errors()
@@ -661,7 +661,7 @@ class ChatKVFork(LocalChatModel):
                 options.get("tools"),
                 options.get("tool_choice"),
                 parallel=options.get("parallel_tool_calls"),
-                told=options.get("prompt_tools"),
+                prompt_tools=options.get("prompt_tools"),
             ),
             json_schema=schema_of(options.get("response_format")),
             checked_later=is_checked_later(options.get("response_format")),

@@ -17,7 +17,7 @@ _PAGE = 64
 _STEP = 256
 """What a recommended `n_ctx` is a multiple of."""
 
-_MOST_TOLD = 1024
+_MOST_WARNED = 1024
 """Runs to remember; more would grow for ever."""
 
 _MOST_CALLS = 512
@@ -60,21 +60,21 @@ class _Group:
 # reentrant, since a stream that is collected ends its block wherever the collector runs
 _lock = threading.RLock()
 _groups: dict[tuple[int, int], _Group] = {}
-_told: set[tuple[int, int]] = set()
+_warned: set[tuple[int, int]] = set()
 
 
 @contextlib.contextmanager
-def watched_pool(engine: Engine, run: int) -> Iterator[Callable[[Event], None]]:
+def watched_pool(engine: Engine, run_id: int) -> Iterator[Callable[[Event], None]]:
     """Warn once per run if the pool could not hold all of its overlapping calls.
 
     Args:
         engine: Who computes the call.
-        run: The run that it is a part of; 0: none.
+        run_id: The run that it is a part of; 0: none.
 
     Yields:
         What takes the call's events.
     """
-    key = id(engine), run
+    key = id(engine), run_id
     stats = engine.stats()
     total = stats.cells_total if stats.parts else 0  # recurrent states take no cells
     call = _Call([])
@@ -98,7 +98,7 @@ def watched_pool(engine: Engine, run: int) -> Iterator[Callable[[Event], None]]:
             if is_last:
                 _groups.pop(key, None)
         sentences = None
-        if is_last and total and key not in _told:
+        if is_last and total and key not in _warned:
             sentences = _sentences(total, engine.params.n_seq_max or 64, group.calls)
         if sentences is not None and _is_news(key):
             warn(sentences, SmallPoolWarning)
@@ -106,11 +106,11 @@ def watched_pool(engine: Engine, run: int) -> Iterator[Callable[[Event], None]]:
 
 def _is_news(key: tuple[int, int]) -> bool:
     with _lock:
-        if key in _told:
+        if key in _warned:
             return False
-        if len(_told) >= _MOST_TOLD:
-            _told.clear()
-        _told.add(key)
+        if len(_warned) >= _MOST_WARNED:
+            _warned.clear()
+        _warned.add(key)
         return True
 
 

@@ -67,5 +67,5 @@ def _place() -> str:
     """Return whose answer it is, for a sentence; outside of a graph and a `ForkNode`, nothing."""
     metadata = ensure_config().get("metadata", {})
     names = {"node": node_path(metadata), "branch": metadata.get("kvfork_branch")}
-    told = ", ".join(f"{kind} {name!r}" for kind, name in names.items() if name)
-    return f" of {told}" if told else ""
+    place = ", ".join(f"{kind} {name!r}" for kind, name in names.items() if name)
+    return f" of {place}" if place else ""

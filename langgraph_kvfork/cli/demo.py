@@ -125,11 +125,11 @@ async def _watched_prefill(
         llm.get_num_tokens_from_messages([*messages, HumanMessage(question)])
         for question in questions.values()
     )
-    before = engine.stats().prefill_tokens
+    before = engine.stats().prefilled_tokens
 
     async def watch() -> None:
         while True:
-            view.prefill(min(engine.stats().prefill_tokens - before, total), total)
+            view.prefill(min(engine.stats().prefilled_tokens - before, total), total)
             await asyncio.sleep(0.5)
 
     watcher = asyncio.create_task(watch())

@@ -31,9 +31,9 @@ class Run:
 def difference(before: EngineStats, after: EngineStats, seconds: float) -> Run:
     """Return what an engine did between two looks at its counters."""
     return Run(
-        prefilled=after.prefill_tokens - before.prefill_tokens,
+        prefilled=after.prefilled_tokens - before.prefilled_tokens,
         forked=after.forked_tokens - before.forked_tokens,
-        generated=after.decode_tokens - before.decode_tokens,
+        generated=after.generated_tokens - before.generated_tokens,
         seconds=seconds,
     )
 

@@ -46,9 +46,9 @@ def read_choice(choice: object, known: Sequence[str]) -> Choice:
     """
     found = _read(choice)
     names = None if found is None else found.names
-    good = found is not None and (names is None or (bool(names) and set(names) <= set(known)))
+    is_valid = found is not None and (names is None or (bool(names) and set(names) <= set(known)))
     remedy = f"give auto, none, any or the name of a tool: {', '.join(known)}"
-    require(good, "tool_choice", choice, remedy)
+    require(is_valid, "tool_choice", choice, remedy)
     assert found is not None
     return found
 

@@ -28,18 +28,18 @@ class Tools:
         choice: "auto", "none" or "required".
         forced: The one that must be called; None: any.
         parallel: Whether one answer may call several times; None: if the template knows it.
-        told: Those that the prompt tells of; None: those that can be called.
+        in_prompt: Those in the prompt; None: those that can be called.
     """
 
     schemas: tuple[dict[str, Any], ...] = ()
     choice: str = "auto"
     forced: dict[str, Any] | None = None
     parallel: bool | None = None
-    told: tuple[dict[str, Any], ...] | None = None
+    in_prompt: tuple[dict[str, Any], ...] | None = None
 
     def prompt_options(self) -> dict[str, Any]:
-        """Return what rendering takes, so that the prompt tells of the tools that it is to."""
-        return _options(self.schemas if self.told is None else self.told, "none", None)
+        """Return the options of rendering with which the prompt has its tools."""
+        return _options(self.schemas if self.in_prompt is None else self.in_prompt, "none", None)
 
     def answer_options(self, schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return what rendering takes to find the answer's form.
@@ -116,7 +116,7 @@ def chosen_tools(
     choice: ToolChoice = None,
     *,
     parallel: bool | None = None,
-    told: Sequence[AnyTool] | None = None,
+    prompt_tools: Sequence[AnyTool] | None = None,
 ) -> Tools:
     """Return the tools of a call.
 
@@ -125,7 +125,7 @@ def chosen_tools(
         choice: None or "auto": the model decides; "none": no call; "any", "required" or True: some
             call; a tool's name: this one; or a dict that a provider has for one of these.
         parallel: Whether one answer may call several times; None: if the template knows it.
-        told: Those that the prompt tells of; None: those that can be called.
+        prompt_tools: Those in the prompt; None: those that can be called.
 
     Raises:
         InvalidRequestError: A tool or the choice is wrong.
@@ -137,20 +137,22 @@ def chosen_tools(
         "give True, False or None",
     )
     schemas = tuple(openai_tools(() if tools is None else tools))
-    in_prompt = None if told is None else tuple(openai_tools(told, name="prompt_tools"))
+    in_prompt = None
+    if prompt_tools is not None:
+        in_prompt = tuple(openai_tools(prompt_tools, name="prompt_tools"))
     by_name = {schema["function"]["name"]: schema for schema in schemas}
     if not schemas:
         kind = choice.get("type") if isinstance(choice, dict) else choice
-        good = kind in (False, "auto", "none") or choice is None
-        require(good, "tool_choice", choice, "give tools to choose from, too")
-        return Tools(told=in_prompt)
+        is_valid = kind in (False, "auto", "none") or choice is None
+        require(is_valid, "tool_choice", choice, "give tools to choose from, too")
+        return Tools(in_prompt=in_prompt)
     read = read_choice(choice, list(by_name))
     parallel = read.parallel if parallel is None else parallel
     if read.is_one:
         assert read.names is not None
         return Tools(schemas, "required", by_name[read.names[0]], parallel, in_prompt)
     if read.names is not None:
-        # the prompt still tells of all tools, as other branches' prompts do
+        # the prompt still has all tools, as other branches' prompts do
         in_prompt = schemas if in_prompt is None else in_prompt
         schemas = tuple(by_name[name] for name in dict.fromkeys(read.names))
     return Tools(schemas, read.kind, None, parallel, in_prompt)

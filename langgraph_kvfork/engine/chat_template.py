@@ -60,7 +60,7 @@ class ChatTemplate:
         _free_with(self, kvf.kvf_chat_free, self._handle)
         # reentrant: a garbage collection inside may come back here
         self._lock = threading.RLock()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def capabilities(self) -> dict[str, bool]:
         """Return what the template knows, by llama-common's names."""
@@ -172,8 +172,8 @@ class ChatTemplate:
         with self._lock:
             # one for all messages of a kind
             kind = message.partition("]")[2] or message
-            is_new = kind not in self._told
-            self._told.add(kind)
+            is_new = kind not in self._warned
+            self._warned.add(kind)
         if is_new:
             warn(message, PromptWarning)
 

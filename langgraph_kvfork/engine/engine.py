@@ -220,7 +220,7 @@ class Engine:
         request: Request | None = None,
         *,
         timeout: float | None = None,
-        run: int = 0,
+        run_id: int = 0,
     ) -> Branch:
         """Start a branch.
 
@@ -229,18 +229,18 @@ class Engine:
                 and parsed wherever they are in it; or tokens.
             request: How to go on after it; by default, `Request()`.
             timeout: Seconds after which the branch is cancelled; None: never.
-            run: Any number: what is left of the branch goes after what is left of others, until
-                `end_run` is told the number, or nothing was heard of it for ten minutes; 0: no run.
+            run_id: Any number: what is left of the branch goes after what is left of others, until
+                `end_run` is called with the number, or no branch had it for ten minutes; 0: no run.
 
         Returns:
             The branch; iterate over it for its events.
 
         Raises:
-            InvalidRequestError: The request or its grammar is wrong, or `run` is no such number.
+            InvalidRequestError: The request or its grammar is wrong, or `run_id` is no such number.
             ContextOverflowError: The prompt can never fit.
             EngineClosedError: The engine is closed.
         """
-        return self._submit(Branch(self, timeout), prompt, request or Request(), run)
+        return self._submit(Branch(self, timeout), prompt, request or Request(), run_id)
 
     def agenerate(
         self,
@@ -248,14 +248,14 @@ class Engine:
         request: Request | None = None,
         *,
         timeout: float | None = None,
-        run: int = 0,
+        run_id: int = 0,
     ) -> AsyncBranch:
         """Start a branch in the running event loop; as `generate`, and it never waits.
 
         Text is tokenized in the event loop, which takes about 2 ms per 1,000 tokens: for more, give
         tokens that another thread made.
         """
-        return self._submit(AsyncBranch(self, timeout), prompt, request or Request(), run)
+        return self._submit(AsyncBranch(self, timeout), prompt, request or Request(), run_id)
 
     def prefill(
         self,
@@ -263,7 +263,7 @@ class Engine:
         *,
         on_progress: Callable[[PrefillProgress], None] | None = None,
         timeout: float | None = None,
-        run: int = 0,
+        run_id: int = 0,
     ) -> Usage:
         """Compute a prompt's KV state and keep it, so that later prompts that begin alike fork it.
 
@@ -272,7 +272,7 @@ class Engine:
             on_progress: Called after each chunk, and now and then while others are computed; in the
                 calling thread.
             timeout: Seconds after which to give up; None: never.
-            run: As for `generate`.
+            run_id: As for `generate`.
 
         Returns:
             Tokens and times.
@@ -280,7 +280,7 @@ class Engine:
         Raises:
             KVForkError: As `generate`, and as iterating over a `Branch` does.
         """
-        with self.generate(prompt, _PREFILL_ONLY, timeout=timeout, run=run) as branch:
+        with self.generate(prompt, _PREFILL_ONLY, timeout=timeout, run_id=run_id) as branch:
             for event in branch:
                 if isinstance(event, Done):
                     return event.usage
@@ -294,10 +294,10 @@ class Engine:
         *,
         on_progress: Callable[[PrefillProgress], None] | None = None,
         timeout: float | None = None,
-        run: int = 0,
+        run_id: int = 0,
     ) -> Usage:
         """As `prefill`, without blocking the event loop."""
-        async with self.agenerate(prompt, _PREFILL_ONLY, timeout=timeout, run=run) as branch:
+        async with self.agenerate(prompt, _PREFILL_ONLY, timeout=timeout, run_id=run_id) as branch:
             async for event in branch:
                 if isinstance(event, Done):
                     return event.usage
@@ -305,16 +305,16 @@ class Engine:
                     on_progress(event)
         raise AssertionError("a branch ended without a last event")
 
-    def end_run(self, run: int) -> None:
+    def end_run(self, run_id: int) -> None:
         """End a run: what was kept for it goes like anything else when room is needed.
 
         A run that is not known, or has ended, is ignored; so is this on a closed engine.
 
         Raises:
-            InvalidRequestError: `run` is no number of a run.
+            InvalidRequestError: `run_id` is no number of a run.
         """
-        _check_run(run)
-        self._call_if_open(self._native.kvf.kvf_end_run, run)
+        _check_run_id(run_id)
+        self._call_if_open(self._native.kvf.kvf_end_run, run_id)
 
     #
     # text
@@ -503,12 +503,12 @@ class Engine:
         branch: _AnyBranch,
         prompt: str | RenderedPrompt | Sequence[int],
         request: Request,
-        run: int,
+        run_id: int,
     ) -> _AnyBranch:
-        _check_run(run)
+        _check_run_id(run_id)
         if isinstance(prompt, (str, RenderedPrompt)):
             prompt = self.tokenize(prompt)
-        native = native_request(self._native, prompt, request, run)
+        native = native_request(self._native, prompt, request, run_id)
 
         kvf = self._native.kvf
         with self._use() as handle:
@@ -584,8 +584,8 @@ class Engine:
             )
 
 
-def _check_run(run: int) -> None:
-    check_integer("run", run, "give a number, or 0 for no run", low=0, high=2**64 - 1)
+def _check_run_id(run_id: int) -> None:
+    check_integer("run_id", run_id, "give a number, or 0 for no run", low=0, high=2**64 - 1)
 
 
 def _build(params: EngineParams) -> Engine:

@@ -30,13 +30,13 @@ class EngineStats:
     """What an engine has done since it was created, and what it holds now.
 
     Attributes:
-        prefill_tokens: Tokens computed for prompts (and for texts that had been preempted).
+        prefilled_tokens: Tokens computed for prompts (and for texts that had been preempted).
         forked_tokens: Tokens that branches got from a fork instead.
-        decode_tokens: Tokens generated.
+        generated_tokens: Tokens generated.
         forks: Sequences that began as a fork.
         preemptions: Times that a branch had to give up its cells.
         preempted_tokens: Cells that branches gave up in these.
-        recomputed_tokens: How many of `prefill_tokens` had been computed before, and given up.
+        recomputed_tokens: How many of `prefilled_tokens` had been computed before, and given up.
         evictions: Snapshots dropped to make room.
         evictions_to_start: How many of these went for a branch that was to start; the others for
             the next tokens of running ones.
@@ -60,9 +60,9 @@ class EngineStats:
             and `cells_used`. A recurrent model has none.
     """
 
-    prefill_tokens: int
+    prefilled_tokens: int
     forked_tokens: int
-    decode_tokens: int
+    generated_tokens: int
     forks: int
     preemptions: int
     preempted_tokens: int

@@ -90,7 +90,7 @@ class ForkNode(Runnable[Any, Any]):
             that `on_error` collects.
         max_concurrency: Most branches at a time; None: all.
         stream_tokens: Write the branches' texts to the graph's `custom` stream too, while they are
-            generated, as `{"node": <path>, "branch": <name>, "token": <text>}`; those of a
+            generated, as `{"node": <path>, "branch_name": <name>, "token": <text>}`; those of a
             `ChatKVFork`, also with a parser behind. (On Python 3.10 it cannot in async graphs, as
             `PrefillNode`.)
 
@@ -120,13 +120,13 @@ class ForkNode(Runnable[Any, Any]):
         _check_choice("output", output, (None, *get_args(Output)))
         _check_choice("on_error", on_error, get_args(OnError))
         self._judge = as_function("race", race, "answer")
-        good = isinstance(race, bool) or self._judge is not None
-        require(good, "race", race, "give True, or a function of an answer")
+        is_valid = isinstance(race, bool) or self._judge is not None
+        require(is_valid, "race", race, "give True, or a function of an answer")
         if max_concurrency is not None:
             remedy = "give 1 or more, or None for all"
             check_integer("max_concurrency", max_concurrency, remedy, low=1)
-        good = isinstance(stream_tokens, bool)
-        require(good, "stream_tokens", stream_tokens, "give True or False")
+        is_valid = isinstance(stream_tokens, bool)
+        require(is_valid, "stream_tokens", stream_tokens, "give True or False")
         require(
             output != "reduce" or on_error == "raise",
             "on_error",

@@ -205,8 +205,8 @@ def _what(argument: inspect.Parameter) -> str | None:
     if argument.annotation is argument.empty:
         return None
     annotation = argument.annotation
-    told = annotation if isinstance(annotation, str) else repr(annotation)
-    return next((w for n, w in _ANNOTATIONS.items() if n in told), None)
+    text = annotation if isinstance(annotation, str) else repr(annotation)
+    return next((w for n, w in _ANNOTATIONS.items() if n in text), None)
 
 
 _ANNOTATIONS = {"RunnableConfig": "config", "Runtime": "runtime", "StreamWriter": "writer"}

@@ -57,11 +57,11 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
     """Prefills the state's messages, so that whatever begins with them afterwards only forks.
 
     It changes nothing in the state. While it computes, it writes
-    `{"node": <path>, "branch": <name or "">, "prefill": {"done": <tokens>, "total": <tokens>}}` to
-    the graph's `custom` stream. (On Python
-    3.10 it cannot in async graphs: LangGraph's stream writer needs 3.11 there.) Callbacks, such as
-    a `ForkReport`, get a custom event `kvfork_prefill` with what it computed; tracers, which take
-    no custom events, get a run `prefilled` with it, unless it goes on at once.
+    `{"node": <path>, "branch_name": <name>, "prefill": {"done": <tokens>, "total": <tokens>}}` to
+    the graph's `custom` stream; outside of a branch, the name is "". (On Python 3.10 it cannot in
+    async graphs: LangGraph's stream writer needs 3.11 there.) Callbacks, such as a `ForkReport`,
+    get a custom event `kvfork_prefill` with what it computed; tracers, which take no custom events,
+    get a run `prefilled` with it, unless it goes on at once.
 
     Example:
         ```python

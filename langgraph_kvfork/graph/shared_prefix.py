@@ -65,8 +65,8 @@ class SharedPrefix(AgentMiddleware):
             system_prompt,
             "give text, or None",
         )
-        good = tools is None or isinstance(tools, (list, tuple))
-        require(good, "tools", tools, "give a list of tools, or None")
+        is_valid = tools is None or isinstance(tools, (list, tuple))
+        require(is_valid, "tools", tools, "give a list of tools, or None")
         self._system_message = None if system_prompt is None else SystemMessage(system_prompt)
         given = [_as_an_agent_has_it(i, each) for i, each in enumerate(tools or ())]
         self._collects = tools is None
@@ -134,6 +134,6 @@ def _with_role(messages: list[AnyMessage], role: SystemMessage | None) -> list[A
         return messages
     for i in reversed(range(len(messages))):
         if isinstance(messages[i], HumanMessage):
-            told: Any = continued(messages[i], role.text)
-            return [*messages[:i], told, *messages[i + 1 :]]
+            message: Any = continued(messages[i], role.text)
+            return [*messages[:i], message, *messages[i + 1 :]]
     return [*messages, HumanMessage(role.text)]

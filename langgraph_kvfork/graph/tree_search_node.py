@@ -113,11 +113,11 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         for name, count in {"n": n, "beam_width": beam_width, "depth": depth}.items():
             check_integer(name, count, "give 1 or more", low=1)
         self._follow_up = as_function("follow_up", follow_up, "path")
-        good = self._follow_up is not None or is_messages(follow_up)
-        require(good, "follow_up", follow_up, "give text, messages or a function of a path")
+        is_valid = self._follow_up is not None or is_messages(follow_up)
+        require(is_valid, "follow_up", follow_up, "give text, messages or a function of a path")
         self._is_solution = as_function("is_solution", is_solution, "path")
-        good = is_solution is None or self._is_solution is not None
-        require(good, "is_solution", is_solution, "give a function of a path, or None")
+        is_valid = is_solution is None or self._is_solution is not None
+        require(is_valid, "is_solution", is_solution, "give a function of a path, or None")
         check_key("messages_key", messages_key)
         check_key("output_key", output_key)
         self.llm = llm
@@ -166,8 +166,8 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         for i in range(self.depth):
             fan_out = functools.partial(_fan_out, config=config, run_manager=run_manager)
             answers = fan_out(self._sampled(prompts), arguments=kwargs).run()
-            grown = _grow(prompts, list(answers.values()))
-            kept, is_end = self._prune(grown, fan_out(self._judged(grown)).run())
+            paths = _with_answers(prompts, list(answers.values()))
+            kept, is_end = self._prune(paths, fan_out(self._judged(paths)).run())
             if is_end or i + 1 == self.depth:
                 break
             paths = [with_calls(self._followed(path), path, config) for _, path in kept]
@@ -187,8 +187,8 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         for i in range(self.depth):
             fan_out = functools.partial(_fan_out, config=config, run_manager=run_manager)
             answers = await fan_out(self._sampled(prompts), arguments=kwargs).arun()
-            grown = _grow(prompts, list(answers.values()))
-            kept, is_end = self._prune(grown, await fan_out(self._judged(grown)).arun())
+            paths = _with_answers(prompts, list(answers.values()))
+            kept, is_end = self._prune(paths, await fan_out(self._judged(paths)).arun())
             if is_end or i + 1 == self.depth:
                 break
             paths = [await awith_calls(self._followed(path), path, config) for _, path in kept]
@@ -234,10 +234,10 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         return score, self._is_solution is not None and await self._is_solution.ajudge(path, config)
 
     def _prune(
-        self, grown: Sequence[Path], judged: Mapping[str, tuple[float, bool]]
+        self, answered: Sequence[Path], judged: Mapping[str, tuple[float, bool]]
     ) -> tuple[list[tuple[float, Path]], bool]:
         """Return the best paths, and whether they are where the search wanted to be."""
-        paths = zip(judged.values(), grown, strict=True)
+        paths = zip(judged.values(), answered, strict=True)
         scored = sorted(
             ((score, is_solution, path) for (score, is_solution), path in paths),
             key=lambda each: each[0],
@@ -278,15 +278,15 @@ def _fan_out(
 
 
 def _checked(score: Any) -> float:
-    good = is_number(score) and not math.isnan(score)
-    require(good, "score(path)", score, "return a number")
+    is_valid = is_number(score) and not math.isnan(score)
+    require(is_valid, "score(path)", score, "return a number")
     number: float = score
     return number
 
 
-def _grow(prompts: Sequence[Path], answers: Sequence[Any]) -> list[Path]:
+def _with_answers(prompts: Sequence[Path], answers: Sequence[Any]) -> list[Path]:
     """Return the paths to the answers. An answer that came twice is one."""
-    grown: dict[object, Path] = {}
+    paths: dict[object, Path] = {}
     for prompt, answer in zip(prompts, answers, strict=True):
         if not isinstance(answer, AIMessage):
             raise InvalidRequestError(
@@ -294,5 +294,5 @@ def _grow(prompts: Sequence[Path], answers: Sequence[Any]) -> list[Path]:
             )
         path = [*prompt, answer]
         key = tuple(str(message.content) for message in path), repr(answer.tool_calls)
-        grown.setdefault(key, path)
-    return list(grown.values())
+        paths.setdefault(key, path)
+    return list(paths.values())

@@ -105,7 +105,11 @@ def stream_item(metadata: Mapping[str, Any], **content: Any) -> dict[str, Any]:
         metadata: The call's.
         **content: `token` or `prefill`.
     """
-    return {"node": node_path(metadata), "branch": metadata.get("kvfork_branch", ""), **content}
+    return {
+        "node": node_path(metadata),
+        "branch_name": metadata.get("kvfork_branch", ""),
+        **content,
+    }
 
 
 def token_writer(*, begin: bool) -> Callable[[Any], None] | None:
@@ -132,11 +136,11 @@ def token_listener_of(
     if write is None:
         return None
 
-    def tell(text: str) -> None:
+    def write_token(text: str) -> None:
         if text:
             write(stream_item(metadata, token=text))
 
-    return tell
+    return write_token
 
 
 def token_listener() -> Listener:

@@ -21,7 +21,7 @@ def _new_thread() -> ThreadPoolExecutor:
 _thread = _new_thread()
 
 
-async def call_beside_loop(function: Callable[[], _Result]) -> _Result:
+async def in_prompt_thread(function: Callable[[], _Result]) -> _Result:
     """Call a function that takes some time, and let the event loop go on meanwhile."""
     try:
         future = _thread.submit(function)

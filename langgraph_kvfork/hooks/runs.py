@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from langgraph_kvfork.engine.engine import Engine
 
 TIME_LIMIT = 600.0
-"""Seconds after which a run that nothing is heard of is forgotten, as the engine does by itself."""
+"""Seconds without an event after which a run is forgotten; the engine forgets it by itself, too."""
 
 
 class Run:
     """A run that is no part of another: one call of a graph, of an agent, of a chain."""
 
     def __init__(self) -> None:
-        self.heard = time.monotonic()
+        self.last_active = time.monotonic()
         self.parts: set[UUID] = set()
         self.is_interrupted = False
         self.kept: dict[str, Any] = {}
@@ -36,7 +36,7 @@ class Run:
         self._is_over = False
 
     def id_in(self, engine: Engine) -> int:
-        """Return its name in an engine, for a call that it makes; 0 if it is over."""
+        """Return its number in an engine, for a call that it makes; 0 if it is over."""
         if self._is_over:
             return 0
         self._engines.add(engine)
@@ -72,7 +72,7 @@ class Runs:
             run = known
         else:
             return
-        run.heard = time.monotonic()
+        run.last_active = time.monotonic()
         run.parts.add(part)
         self._runs[part] = run
 
@@ -81,7 +81,7 @@ class Runs:
         run = self._runs.pop(part, None)
         if run is None:
             return
-        run.heard = time.monotonic()
+        run.last_active = time.monotonic()
         run.parts.discard(part)
         if parent is None:
             self._forget(run)
@@ -90,7 +90,7 @@ class Runs:
 
     def _forget_abandoned(self) -> None:
         latest = time.monotonic() - TIME_LIMIT
-        for run in {run for run in list(self._runs.values()) if run.heard < latest}:
+        for run in {run for run in list(self._runs.values()) if run.last_active < latest}:
             self._forget(run)
 
     def _forget(self, run: Run) -> None:
@@ -99,7 +99,7 @@ class Runs:
 
 
 class RunHandler(BaseCallbackHandler):
-    """Hears of every run in the process; it has no state, so that a configuration can be copied."""
+    """Follows every run in the process; it has no state, so that a configuration can be copied."""
 
     run_inline = True
     ignore_llm = True
@@ -165,14 +165,14 @@ class RunHandler(BaseCallbackHandler):
         _runs.end(run_id, parent_run_id)
 
 
-def run_of_call(engine: Engine) -> int:
-    """Return the engine's name for the run of this context's call of a chat model; 0: no run."""
+def run_id_of_call(engine: Engine) -> int:
+    """Return the engine's number of the run of this context's call of a chat model; 0: no run."""
     run = _of_call.get()
     return 0 if run is None else run.id_in(engine)
 
 
-def run_of_config(engine: Engine, config: RunnableConfig) -> int:
-    """Return the engine's name for the run that a configuration belongs to; 0: none."""
+def run_id_of_config(engine: Engine, config: RunnableConfig) -> int:
+    """Return the engine's number of the run that a configuration belongs to; 0: none."""
     callbacks = config.get("callbacks")
     if not isinstance(callbacks, BaseCallbackManager):
         return 0

@@ -18,7 +18,7 @@ from langgraph_kvfork.errors import (
     NativeLibraryError,
 )
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 
@@ -109,7 +109,7 @@ class Usage(ctypes.Structure):
         ("n_preempted", ctypes.c_uint32),
         ("n_recomputed", ctypes.c_uint32),
         ("n_cells_wanted", ctypes.c_uint32),
-        ("parent", ctypes.c_uint64),
+        ("parent_id", ctypes.c_uint64),
         ("t_wait", ctypes.c_double),
         ("t_prefill", ctypes.c_double),
         ("t_decode", ctypes.c_double),
@@ -121,7 +121,7 @@ class Event(ctypes.Structure):
     """`struct kvf_event`."""
 
     _fields_ = (
-        ("branch", ctypes.c_uint64),
+        ("branch_id", ctypes.c_uint64),
         ("type", ctypes.c_int32),
         ("finish", ctypes.c_int32),
         ("error", ctypes.c_int32),
@@ -152,9 +152,9 @@ class Stats(ctypes.Structure):
     """`struct kvf_stats`."""
 
     _fields_ = (
-        ("prefill_tokens", ctypes.c_uint64),
+        ("prefilled_tokens", ctypes.c_uint64),
         ("forked_tokens", ctypes.c_uint64),
-        ("decode_tokens", ctypes.c_uint64),
+        ("generated_tokens", ctypes.c_uint64),
         ("forks", ctypes.c_uint64),
         ("preemptions", ctypes.c_uint64),
         ("preempted_tokens", ctypes.c_uint64),
@@ -193,7 +193,7 @@ def request_type(llama: ModuleType) -> type[ctypes.Structure]:
             ("n_logprobs", ctypes.c_int32),
             ("share", ctypes.c_bool),
             ("ignore_eos", ctypes.c_bool),
-            ("run", ctypes.c_uint64),
+            ("run_id", ctypes.c_uint64),
             ("sampling", Sampling),
             ("stop", ctypes.POINTER(ctypes.c_char_p)),
             ("n_stop", ctypes.c_size_t),

@@ -31,8 +31,8 @@ def arrange(context: Messages, role: str, question: str | None = None) -> list[B
     """
     require(is_messages(context), "context", context, "give text or messages")
     require(is_c_text(role) and bool(role), "role", role, "give text")
-    good = question is None or (is_c_text(question) and bool(question))
-    require(good, "question", question, "give text, or leave it out")
+    is_valid = question is None or (is_c_text(question) and bool(question))
+    require(is_valid, "question", question, "give text, or leave it out")
     ending = role if question is None else f"{role}\n\n{question}"
     is_text = isinstance(context, str)
     shared = to_messages("context", [("system", context)] if is_text else context)

@@ -88,7 +88,7 @@ class DroppedThoughts:
 _prompts: dict[int, None] = {}
 """What engines were given, as hashes."""
 
-_told: dict[object, object] = {}
+_warned: dict[object, object] = {}
 """Models and templates that were warned of, and a mark of who did it."""
 
 
@@ -103,7 +103,7 @@ def watch_thoughts(engine: Engine, messages: Messages, prompt: str, render: Rend
     """
     model = (engine.params.model_path, engine.params.chat_template)
     # each step is one operation of a dict, so that threads and garbage collections may meet here
-    if model in _told:
+    if model in _warned:
         return
     if len(_prompts) >= _MOST_PROMPTS:
         _prompts.clear()
@@ -115,7 +115,7 @@ def watch_thoughts(engine: Engine, messages: Messages, prompt: str, render: Rend
     if hash((id(engine), dropped.before)) not in _prompts:
         return
     ours = object()
-    if _told.setdefault(model, ours) is ours:
+    if _warned.setdefault(model, ours) is ours:
         tokens = len(engine.tokenize(dropped.again, add_special=False))
         remedy = find_remedy(messages, dropped, render)
         message = _sentences(messages, dropped.index, tokens, remedy)

@@ -49,7 +49,7 @@ class _Call:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loss:
+class _Duplicate:
     """What is computed twice, and why.
 
     Attributes:
@@ -68,7 +68,7 @@ class _Loss:
 # Each step is one operation of a dict. There is no lock: a stream that is collected ends its call
 # wherever that happens, also within another call's step, and would wait for itself.
 _running: dict[_Call, None] = {}
-_told: dict[object, object] = {}
+_warned: dict[object, object] = {}
 """Nodes and runs whose graph was warned of, and a mark of who did it."""
 
 
@@ -96,7 +96,7 @@ def watched_order(
     siblings = [c for c in list(_running) if c.engine is engine and c.run is run]
     _running[call] = None
     try:
-        if call.node not in _told:
+        if call.node not in _warned:
             _compare(call, siblings[-_MOST_COMPARED:])
         yield
     finally:
@@ -105,10 +105,10 @@ def watched_order(
 
 def _compare(call: _Call, siblings: Sequence[_Call]) -> None:
     for sibling in siblings:
-        loss = _loss(call, sibling)
-        if loss is not None:
+        duplicate = _duplicate_of(call, sibling)
+        if duplicate is not None:
             if _is_news(call, sibling):
-                warn(_sentences(loss), MessageOrderWarning)
+                warn(_sentences(duplicate), MessageOrderWarning)
             return
 
 
@@ -118,25 +118,25 @@ def _is_news(*calls: _Call) -> bool:
     runs = dict.fromkeys(call.run for call in calls if call.run is not None)
     names = [*runs, *sorted({call.node for call in calls})]
     ours = object()
-    return all(_told.setdefault(name, ours) is ours for name in names)
+    return all(_warned.setdefault(name, ours) is ours for name in names)
 
 
-def _sentences(loss: _Loss) -> str:
-    call, engine = loss.call, loss.call.engine
-    tokens = len(engine.tokenize(loss.text, add_special=False))
+def _sentences(duplicate: _Duplicate) -> str:
+    call, engine = duplicate.call, duplicate.call.engine
+    tokens = len(engine.tokenize(duplicate.text, add_special=False))
     who = f"Node {call.node!r}" if call.node else "A call outside of a graph"
-    begins = textwrap.shorten(str(loss.message.text)[:200], 60, placeholder=" ...")
-    part = "the beginning of " if loss.is_part else ""
+    begins = textwrap.shorten(str(duplicate.message.text)[:200], 60, placeholder=" ...")
+    part = "the beginning of " if duplicate.is_part else ""
     return (
         f"{who} prefills {tokens:,} tokens that a branch beside it prefills too, since what "
-        f"differs comes before them: {part}the {loss.message.type} message {begins!r}. Move it "
-        "behind what the branches have in common, and they share that: "
+        f"differs comes before them: {part}the {duplicate.message.type} message {begins!r}. "
+        "Move it behind what the branches have in common, and they share that: "
         "langgraph_kvfork.arrange(context, role, question) makes such messages, and for agents "
         "SharedPrefix does it."
     )
 
 
-def _loss(call: _Call, sibling: _Call) -> _Loss | None:
+def _duplicate_of(call: _Call, sibling: _Call) -> _Duplicate | None:
     """Return what one of two calls has to move to share most of its prompt; None if nothing."""
     differ = common_prefix(call.prompt, sibling.prompt)
     a, b = call.prompt[differ:], sibling.prompt[differ:]
@@ -155,7 +155,7 @@ def _loss(call: _Call, sibling: _Call) -> _Loss | None:
             if at > differ:
                 if found < begin:
                     is_part = at - begin > length // 2
-                    return _Loss(who, message, is_part, who.prompt[begin : begin + length])
+                    return _Duplicate(who, message, is_part, who.prompt[begin : begin + length])
                 break  # what differs is no message: tools, or another role
     return None
 

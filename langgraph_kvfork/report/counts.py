@@ -15,11 +15,12 @@ class ReportedCall:
 
     Attributes:
         node: The graph's node, after those of the graphs around it ("outer/inner"); "" outside.
-        branch: The branch's name, if a `ForkNode` called; after those of the branches around it.
+        branch_name: The branch's name, after those of the branches around it, if a `ForkNode`
+            called; else "".
         kind: "answer" or "prefill".
         model: The model's name.
-        id: The engine's name for it.
-        parent: Id of the call whose tokens it was forked from; None if of none.
+        branch_id: The engine's number of it.
+        parent_id: Id of the call whose tokens it was forked from; None if of none.
         prompt_tokens: Tokens of the prompt.
         forked_tokens: How many of these came with a fork.
         prefilled_tokens: Tokens computed instead.
@@ -35,11 +36,11 @@ class ReportedCall:
     """
 
     node: str
-    branch: str
+    branch_name: str
     kind: str
     model: str
-    id: int
-    parent: int | None
+    branch_id: int
+    parent_id: int | None
     prompt_tokens: int
     forked_tokens: int
     prefilled_tokens: int

@@ -242,24 +242,24 @@ class ForkReport(Counts, BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Count a `PrefillNode`."""
-        if name == PREFILL_EVENT and data["branch"]:
+        if name == PREFILL_EVENT and data["branch_id"]:
             self._count(_place(metadata or {}), "prefill", data)
         if self._outer is not None:
             self._outer.on_custom_event(name, data, run_id=run_id, metadata=metadata)
 
     def _count(self, place: tuple[str, str], kind: str, numbers: dict[str, Any]) -> None:
-        node, branch = place
+        node, branch_name = place
         for engine, n in _evictions().items():
             self._n_evicted += n - self._evictions.get(engine, 0)
             self._evictions[engine] = n
         self.calls.append(
             ReportedCall(
                 node=node,
-                branch=branch,
+                branch_name=branch_name,
                 kind=kind,
                 model=numbers["model_name"],
-                id=numbers["branch"],
-                parent=numbers["parent"],
+                branch_id=numbers["branch_id"],
+                parent_id=numbers["parent_id"],
                 prompt_tokens=numbers["prompt_tokens"],
                 forked_tokens=numbers["forked_tokens"],
                 prefilled_tokens=numbers["prefilled_tokens"],
@@ -280,10 +280,10 @@ _CANCELLED = (asyncio.CancelledError, BranchCancelledError, GeneratorExit)
 
 @dataclass(frozen=True, slots=True)
 class _OpenCall:
-    """A call that LangChain has told nothing of but its beginning.
+    """A call that has begun; LangChain has reported no end of it.
 
     Attributes:
-        place: Its node and branch.
+        place: Its node and the name of its branch.
         task: The task that it runs in; None if in none.
     """
 
@@ -291,7 +291,7 @@ class _OpenCall:
     task: weakref.ref[asyncio.Task[Any]] | None
 
     def is_over(self) -> bool:
-        """Return whether its task was cancelled under it, which LangChain tells nobody."""
+        """Return whether its task was cancelled under it, which LangChain does not report."""
         if self.task is None:
             return False
         task = self.task()
@@ -315,7 +315,7 @@ def _this_task() -> weakref.ref[asyncio.Task[Any]] | None:
 
 
 def _place(metadata: dict[str, Any]) -> tuple[str, str]:
-    """Return a call's node and branch."""
+    """Return a call's node and the name of its branch."""
     return node_path(metadata), metadata.get("kvfork_branch", "")
 
 

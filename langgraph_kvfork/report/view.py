@@ -38,13 +38,15 @@ def text(report: Counts, width: int | None = None) -> str:
 def mermaid(report: Counts) -> str:
     """Return a flow chart whose arrows are forks."""
     rows = _rows(report)
-    row_of = {(call.model, call.id): i for i, row in enumerate(rows) for call in row.calls}
+    row_of = {(call.model, call.branch_id): i for i, row in enumerate(rows) for call in row.calls}
     lines = ["flowchart LR"]
     forks: Counter[tuple[int | None, int]] = Counter()
     for i, row in enumerate(rows):
         for call in row.calls:
             if call.forked_tokens:
-                parent = None if call.parent is None else row_of.get((call.model, call.parent))
+                parent = (
+                    None if call.parent_id is None else row_of.get((call.model, call.parent_id))
+                )
                 forks[parent, i] += call.forked_tokens
     for i, row in enumerate(rows):
         counts = [f"{len(row.calls):,} calls"] if len(row.calls) > 1 else []
@@ -93,7 +95,7 @@ def html(report: Counts) -> str:
 def _rows(report: Counts) -> list[_Row]:
     calls: dict[str, list[ReportedCall]] = {}
     for call in report.calls:
-        name = " · ".join(filter(None, (call.node, call.branch))) or "outside of a graph"
+        name = " · ".join(filter(None, (call.node, call.branch_name))) or "outside of a graph"
         calls.setdefault(name, []).append(call)
     return [_Row(name, of_row) for name, of_row in calls.items()]
 
@@ -128,8 +130,8 @@ def _sentences(report: Counts) -> list[str]:
     if report.unfinished:
         other = report.unfinished - report.cancelled
         counts = {"cancelled": report.cancelled, "failed or still running": other}
-        told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-        lines.append(f"Calls that are not counted: {told}.")
+        text = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        lines.append(f"Calls that are not counted: {text}.")
     return lines
 
 

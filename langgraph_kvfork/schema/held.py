@@ -54,7 +54,7 @@ NOT_PLAIN = {
 _FIRST_CONSTANT = 918_273_645_000_000
 """Constants count on from here: values that no schema has by chance."""
 
-_told: dict[str, object] = {}
+_warned: dict[str, object] = {}
 """What was warned of, and a mark of who did it."""
 
 
@@ -164,7 +164,7 @@ def _held_parameters(
             number = _FIRST_CONSTANT + 1 + len(constants)  # after that of an answer
             constant = str(number) if strings else number
             constants[json.dumps(constant)] = rule
-            names[name].append({**_told_of(properties[name], strings=strings), "const": constant})
+            names[name].append({**_described(properties[name], strings=strings), "const": constant})
     dropped = list(grammar.dropped)
     required = [name for name in shapes[0].required if all(name in s.required for s in shapes)]
     if impossible := [name for name in required if not names.get(name)]:
@@ -191,7 +191,7 @@ def _held_parameters(
     return held, HeldSchemas([], {}, grammar.rules, tuple(dropped))
 
 
-def _told_of(schema: Schema, *, strings: bool) -> dict[str, Any]:
+def _described(schema: Schema, *, strings: bool) -> dict[str, Any]:
     """Return what templates may ask of a property, beside its constant."""
     known = schema if isinstance(schema, dict) else {}
     kind = known.get("type")
@@ -214,7 +214,7 @@ def warn_of_dropped(held: HeldSchemas, where: str) -> None:
     )
     # one step, without a lock: a garbage collection inside may come back here
     ours = object()
-    if _told.setdefault(message, ours) is ours:
+    if _warned.setdefault(message, ours) is ours:
         warn(message, SchemaWarning)
 
 

@@ -76,7 +76,7 @@ def pattern_automaton(pattern: str) -> Automaton:
     return combined(
         [found, *automata],
         lambda said, *says: said
-        and all(s == good for s, (_, good) in zip(says, looks, strict=True)),
+        and all(s == must_match for s, (_, must_match) in zip(says, looks, strict=True)),
     )
 
 
@@ -200,9 +200,9 @@ class _Reader:
             return found
         self._at = 1
         while self._pattern.startswith(("(?=", "(?!"), self._at):
-            good = self._pattern[self._at + 2] == "="
+            must_match = self._pattern[self._at + 2] == "="
             self._at += 3
-            found.append((self._alternatives(), good))
+            found.append((self._alternatives(), must_match))
             if not self._skip(")"):
                 raise UnheldPatternError("a bracket that is not closed")
         return found

@@ -87,9 +87,9 @@ class Counter:
         return len({tuple(p[:i]) for p in self.prompts for i in range(1, len(p) + 1)})
 
     def check(self):
-        assert self.trie_nodes <= self.counted("prefill_tokens") <= self.most
+        assert self.trie_nodes <= self.counted("prefilled_tokens") <= self.most
         total = sum(map(len, self.prompts))
-        assert self.counted("prefill_tokens") + self.counted("forked_tokens") == total
+        assert self.counted("prefilled_tokens") + self.counted("forked_tokens") == total
         assert self.counted("preemptions") == 0
 
     def check_cells(self, n_generated):

@@ -107,7 +107,7 @@ struct Record {
 
 inline void record(std::map<kvf_branch_id, Record> & records, std::vector<kvf::Event> & events) {
     for (kvf::Event & event : events) {
-        Record & r = records[event.head.branch];
+        Record & r = records[event.head.branch_id];
         CHECK(r.finish == KVF_FINISH_NONE); // nothing follows a branch's last event
         if (event.head.type == KVF_EVENT_TOKEN) {
             r.tokens.push_back(event.head.token);

@@ -32,7 +32,7 @@ static std::map<kvf_branch_id, Record> poll_ends(kvf_engine * engine, size_t n) 
         const int32_t n_events = kvf_poll(engine, events.data(), events.size(), 60000);
         CHECK(n_events > 0);
         for (int32_t i = 0; i < n_events; ++i) {
-            Record & r = records[events[i].branch];
+            Record & r = records[events[i].branch_id];
             CHECK(r.finish == KVF_FINISH_NONE);
             if (events[i].type == KVF_EVENT_TOKEN) {
                 r.tokens.push_back(events[i].token);
@@ -252,7 +252,7 @@ static void test_soak(const Model & model, uint32_t n_requests) {
             if (events[i].type != KVF_EVENT_DONE) {
                 continue;
             }
-            Record & r = records[events[i].branch];
+            Record & r = records[events[i].branch_id];
             CHECK(r.finish == KVF_FINISH_NONE);
             r.finish = static_cast<kvf_finish>(events[i].finish);
             CHECK(r.finish != KVF_FINISH_ERROR || events[i].error == KVF_ERROR_UNKNOWN); // a fork that came too late
@@ -271,11 +271,11 @@ static void test_soak(const Model & model, uint32_t n_requests) {
     std::printf(
         "soak: %u requests, %llu steps, %llu prefilled, %llu forked, %llu preemptions, %llu evictions, "
         "%.0f MB after a quarter, %.0f MB in the end\n",
-        n_requests, (unsigned long long)stats.steps, (unsigned long long)stats.prefill_tokens,
+        n_requests, (unsigned long long)stats.steps, (unsigned long long)stats.prefilled_tokens,
         (unsigned long long)stats.forked_tokens, (unsigned long long)stats.preemptions,
         (unsigned long long)stats.evictions, mb_early, mb_late);
     CHECK(records.size() == n_requests);
-    CHECK(stats.prefill_tokens == n_prefilled && stats.decode_tokens == n_generated);
+    CHECK(stats.prefilled_tokens == n_prefilled && stats.generated_tokens == n_generated);
     CHECK(stats.preemptions > 0 && stats.evictions > 0 && stats.forks > 0);
     CHECK(stats.branches_running == 0 && stats.branches_waiting == 0);
     CHECK(kvf_engine_clear(engine.get()));

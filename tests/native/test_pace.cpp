@@ -33,7 +33,7 @@ struct Bench {
     kvf::Clock::time_point now() const {
         const kvf_stats stats = scheduler.stats();
         const double    ms =
-            STEP_MS * static_cast<double>(stats.steps) + ROW_MS * static_cast<double>(stats.prefill_tokens);
+            STEP_MS * static_cast<double>(stats.steps) + ROW_MS * static_cast<double>(stats.prefilled_tokens);
         return kvf::Clock::time_point() + std::chrono::hours(1) +
                std::chrono::microseconds(static_cast<int64_t>(1000.0 * ms));
     }
@@ -50,11 +50,11 @@ struct Bench {
 
     // the rows of prompts that it computed
     uint64_t step() {
-        const uint64_t          n_before = scheduler.stats().prefill_tokens;
+        const uint64_t          n_before = scheduler.stats().prefilled_tokens;
         std::vector<kvf::Event> events;
         scheduler.step(events);
         record(records, events);
-        return scheduler.stats().prefill_tokens - n_before;
+        return scheduler.stats().prefilled_tokens - n_before;
     }
 
     size_t n_steps_to_first_token(kvf_branch_id id) {
@@ -86,7 +86,7 @@ static void test_streams_wait_as_long_as_they_may(const Model & model) {
     const size_t        n     = bench.n_steps_to_first_token(id);
     const kvf_stats     stats = bench.scheduler.stats();
     CHECK(stats.gap_ms_max > 200.0 && stats.gap_ms_max <= 250.0);
-    CHECK(stats.prefill_tokens == 4 * 10 + 4000);
+    CHECK(stats.prefilled_tokens == 4 * 10 + 4000);
     CHECK(n <= 4000 / 112 + 2); // rows of 2 ms in 230 ms
 
     Bench without(model, 0.0);

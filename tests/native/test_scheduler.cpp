@@ -57,9 +57,9 @@ static void test_shared_prefix_is_prefilled_once(const Model & model) {
             n_private += prompts[i].size() + 19; // the last token generated is never put into the cache
         }
         const kvf_stats stats = scheduler.stats();
-        CHECK(stats.prefill_tokens == n_trie_nodes(prompts));
+        CHECK(stats.prefilled_tokens == n_trie_nodes(prompts));
         CHECK(stats.forks == 7);
-        CHECK(stats.decode_tokens == 8 * 20);
+        CHECK(stats.generated_tokens == 8 * 20);
         // shared but for the page that each fork begins in: 6 of the 70 tokens, or 9 of 73
         CHECK(stats.cells_used_max == n_private - 7 * 70 - 3 + 6 * 6 + 9);
         CHECK(stats.snapshots == 8);
@@ -69,7 +69,7 @@ static void test_shared_prefix_is_prefilled_once(const Model & model) {
             scheduler.submit(make_branch(model, i + 101, make_request(prompts[i], 1)));
         }
         run_to_end(scheduler, records);
-        CHECK(scheduler.stats().prefill_tokens == stats.prefill_tokens + 8);
+        CHECK(scheduler.stats().prefilled_tokens == stats.prefilled_tokens + 8);
 
         scheduler.clear();
         CHECK(scheduler.stats().cells_used == 0);
@@ -91,7 +91,7 @@ static void test_those_who_wait_for_a_prefix_hear_of_its_progress(const Model & 
         CHECK(events.size() == prompts.size());
         for (const kvf::Event & event : events) {
             CHECK(event.head.type == KVF_EVENT_PREFILL && event.head.n_done == n_done);
-            CHECK(event.head.usage.n_prompt == prompts[event.head.branch - 1].size());
+            CHECK(event.head.usage.n_prompt == prompts[event.head.branch_id - 1].size());
         }
         events.clear();
     }
@@ -108,14 +108,14 @@ static void test_those_who_wait_in_line_hear_that_it_moves(const Model & model) 
     scheduler.step(events);
     CHECK(events.size() == 3);
     for (const kvf::Event & event : events) {
-        CHECK(event.head.type == KVF_EVENT_PREFILL && event.head.n_done == (event.head.branch == 1 ? 32 : 0));
+        CHECK(event.head.type == KVF_EVENT_PREFILL && event.head.n_done == (event.head.branch_id == 1 ? 32 : 0));
     }
     events.clear();
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     scheduler.step(events); // the first comes to its end, and the others hear of it
     for (const kvf_branch_id waiting : { 2, 3 }) {
         CHECK(std::count_if(events.begin(), events.end(), [&](const kvf::Event & event) {
-                  return event.head.branch == waiting && event.head.type == KVF_EVENT_PREFILL;
+                  return event.head.branch_id == waiting && event.head.type == KVF_EVENT_PREFILL;
               }) == 1);
     }
 }
@@ -130,13 +130,13 @@ static void test_prefill_ahead(const Model & model) {
     scheduler.submit(make_branch(model, 1, make_request(shared, 0)));
     run_to_end(scheduler, records);
     CHECK(records[1].finish == KVF_FINISH_PREFILLED);
-    CHECK(scheduler.stats().prefill_tokens == 70);
+    CHECK(scheduler.stats().prefilled_tokens == 70);
 
     scheduler.submit(make_branch(model, 2, make_request(shared, 0))); // is there already
     scheduler.submit(make_branch(model, 3, make_request(prompts[0], 2)));
     run_to_end(scheduler, records);
-    CHECK(records[2].usage.n_forked == 70 && records[2].usage.n_prefilled == 0 && records[2].usage.parent == 1);
-    CHECK(records[3].usage.n_forked == 70 && records[3].usage.n_prefilled == 5 && records[3].usage.parent == 1);
+    CHECK(records[2].usage.n_forked == 70 && records[2].usage.n_prefilled == 0 && records[2].usage.parent_id == 1);
+    CHECK(records[3].usage.n_forked == 70 && records[3].usage.n_prefilled == 5 && records[3].usage.parent_id == 1);
 }
 
 static void test_sharing_can_be_switched_off(const Model & model) {
@@ -152,7 +152,7 @@ static void test_sharing_can_be_switched_off(const Model & model) {
         n_tokens += prompts[i].size();
     }
     run_to_end(scheduler, records);
-    CHECK(scheduler.stats().prefill_tokens == n_tokens);
+    CHECK(scheduler.stats().prefilled_tokens == n_tokens);
     CHECK(scheduler.stats().forks == 0 && scheduler.stats().snapshots == 0 && scheduler.stats().cells_used == 0);
 }
 
@@ -176,7 +176,7 @@ static void test_owner_of_a_prefix_is_cancelled(const Model & model) {
     }
     // its 32 tokens stay as a snapshot, and the first in line goes on from there
     const std::vector<Tokens> others(prompts.begin() + 1, prompts.end());
-    CHECK(scheduler.stats().prefill_tokens == n_trie_nodes(others));
+    CHECK(scheduler.stats().prefilled_tokens == n_trie_nodes(others));
 }
 
 static void test_least_recently_used_snapshot_goes_first(const Model & model) {
@@ -279,7 +279,7 @@ static void test_running_branch_is_forked(const Model & model) {
     CHECK(records[2].tokens.size() == 20 && records[3].tokens.size() == 20);
     CHECK(records[2].tokens == rest); // the random state came along
     CHECK(records[3].tokens != rest);
-    CHECK(records[2].usage.n_prompt == 50 && records[2].usage.n_prefilled == 1 && records[2].usage.parent == 1);
+    CHECK(records[2].usage.n_prompt == 50 && records[2].usage.n_prefilled == 1 && records[2].usage.parent_id == 1);
     CHECK(records[4].finish == KVF_FINISH_ERROR && records[4].error == KVF_ERROR_UNKNOWN);
 }
 
@@ -402,7 +402,7 @@ static void test_same_schedule_same_tokens(const Model & model) {
                 kvf_request request          = make_request(prompt, static_cast<int32_t>(rng() % 40));
                 request.sampling.temperature = (rng() % 3) * 0.7f;
                 request.sampling.seed        = rng();
-                request.run                  = rng() % 4;
+                request.run_id               = rng() % 4;
                 scheduler.submit(make_branch(model, ++id, request));
             }
             if (rng() % 8 == 0 && id > 0) {

@@ -115,7 +115,7 @@ static void test_a_crowd_hears_that_it_moves(const Model & model) {
     for (int i = 0; i < 4; ++i) { // 64 in each
         crowd.scheduler.step(crowd.events);
         for (const kvf::Event & event : crowd.events) {
-            heard[event.head.branch] += event.head.type == KVF_EVENT_PREFILL && event.head.n_done == 0;
+            heard[event.head.branch_id] += event.head.type == KVF_EVENT_PREFILL && event.head.n_done == 0;
         }
         crowd.events.clear();
     }

@@ -89,8 +89,8 @@ async def test_cancelling_while_the_prefix_is_prefilled_leaves_it_to_the_others(
     llm, engine, document
 ):
     first = asyncio.create_task(ask(llm, document, "b0"))
-    before = engine.stats().prefill_tokens
-    await await_until(lambda: engine.stats().prefill_tokens > before)
+    before = engine.stats().prefilled_tokens
+    await await_until(lambda: engine.stats().prefilled_tokens > before)
     others = [asyncio.create_task(ask(llm, document, name)) for name in ("b1", "b2")]
     await asyncio.sleep(0.05)
     first.cancel()

@@ -88,14 +88,14 @@ async def test_usage_and_metadata_come_once_and_say_the_same_in_streams(llm, eng
     assert metadata["timings"]["prefill_ms"] > 0
     assert metadata["timings"]["decode_tokens_per_second"] > 0
     fork = metadata["fork"]
-    assert fork.pop("branch") > 0
+    assert fork.pop("branch_id") > 0
     assert fork == {
-        "parent": None,
+        "parent_id": None,
         "forked_tokens": 0,
         "prefilled_tokens": n_prompt,
         "cell_bytes": 23_040,
     }
-    assert chunks[-1].response_metadata["fork"]["parent"] > 0
+    assert chunks[-1].response_metadata["fork"]["parent_id"] > 0
 
 
 def test_a_stop_string_ends_the_text_and_is_no_part_of_it(llm, engine):
@@ -258,10 +258,10 @@ def test_a_branch_that_is_dropped_stops(engine):
 
 def test_prefill_reports_progress_and_counts(llm, engine, excerpt):
     progress = []
-    before = engine.stats().prefill_tokens
+    before = engine.stats().prefilled_tokens
     usage = llm.prefill(excerpt, on_progress=progress.append)
     assert usage.prompt_tokens == usage.prefilled_tokens
-    assert usage.prompt_tokens == engine.stats().prefill_tokens - before
+    assert usage.prompt_tokens == engine.stats().prefilled_tokens - before
     assert progress[-1].done == progress[-1].total == usage.prompt_tokens
     # nothing is left to do
     assert llm.prefill(excerpt).prefilled_tokens <= 1

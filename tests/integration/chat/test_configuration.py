@@ -148,9 +148,9 @@ async def test_a_cache_answers_what_was_asked_before_and_only_that(llm, engine, 
     model = llm.model_copy(update={"cache": InMemoryCache(), "max_tokens": 2})
 
     async def computed(runnable, **kwargs):
-        before = engine.stats().decode_tokens
+        before = engine.stats().generated_tokens
         await call(runnable, QUESTION, asynchronous=asynchronous, **kwargs)
-        return engine.stats().decode_tokens - before
+        return engine.stats().generated_tokens - before
 
     assert await computed(model) == 2
     assert await computed(model) == 0

@@ -35,8 +35,8 @@ NEXT = HumanMessage("And in other countries?")
 
 
 @pytest.fixture(autouse=True)
-def nobody_was_told(monkeypatch):
-    monkeypatch.setattr(thoughts, "_told", {})
+def nobody_was_warned(monkeypatch):
+    monkeypatch.setattr(thoughts, "_warned", {})
     monkeypatch.setattr(thoughts, "_prompts", {})
 
 

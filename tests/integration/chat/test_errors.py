@@ -164,9 +164,9 @@ def test_a_template_that_is_named_chatml_and_one_that_takes_arguments():
         plain = llm.invoke("Hello").usage_metadata["input_tokens"]
         bound = llm.bind(chat_template_kwargs={"suffix": " my friend"})
         assert bound.invoke("Hello").usage_metadata["input_tokens"] == plain + 2
-        before = engine.stats().prefill_tokens
+        before = engine.stats().prefilled_tokens
         llm.model_copy(update={"chat_template_kwargs": {"suffix": " x"}}).prefill("Hello")
-        assert engine.stats().prefill_tokens == before + 1
+        assert engine.stats().prefilled_tokens == before + 1
     with ChatKVFork(n_ctx=256, chat_template="chatml").engine as engine:
         text = engine.render([{"role": "user", "content": "Hello"}]).text
         assert text == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"

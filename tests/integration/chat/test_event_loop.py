@@ -49,7 +49,7 @@ async def test_prompts_are_tokenized_beside_it_and_start_in_order(llm, engine, m
     await llm.aprefill("Hello.")
     assert threads
     assert threading.current_thread() not in threads
-    branches = [answer.response_metadata["fork"]["branch"] for answer in answers]
+    branches = [answer.response_metadata["fork"]["branch_id"] for answer in answers]
     assert branches == sorted(branches)
     assert answers[0].usage_metadata["input_tokens"] == len(
         prompt_tokens(engine, [HumanMessage(prompts[0])])

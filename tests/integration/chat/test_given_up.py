@@ -90,7 +90,7 @@ def graph_with_a_parallel_in_a_node(llm):
     ],
 )
 def test_ctrl_c_stops_what_other_threads_compute(endless, engine, sigint, work):
-    before = engine.stats().decode_tokens
+    before = engine.stats().generated_tokens
     main = threading.main_thread().ident
 
     def interrupt():
@@ -103,17 +103,17 @@ def test_ctrl_c_stops_what_other_threads_compute(endless, engine, sigint, work):
         work(endless)
     interrupter.join()
     wait_until(lambda: idle(engine))
-    assert engine.stats().decode_tokens - before < MOST
+    assert engine.stats().generated_tokens - before < MOST
 
 
 def test_the_step_timeout_of_a_sync_graph_stops_its_nodes(endless, engine):
     graph = graph_of(asking(endless), asking(endless))
     graph.step_timeout = 0.5
-    before = engine.stats().decode_tokens
+    before = engine.stats().generated_tokens
     with pytest.raises(TimeoutError):
         graph.invoke({"texts": []})
     wait_until(lambda: idle(engine))
-    assert engine.stats().decode_tokens - before < MOST
+    assert engine.stats().generated_tokens - before < MOST
 
 
 def test_a_node_that_fails_stops_the_others_of_its_step(endless, engine):
@@ -121,14 +121,14 @@ def test_a_node_that_fails_stops_the_others_of_its_step(endless, engine):
         wait_until(lambda: engine.stats().branches_running == 1)
         raise KeyError("mine")
 
-    before = engine.stats().decode_tokens
+    before = engine.stats().generated_tokens
     with pytest.raises(KeyError, match="mine"):
         graph_of(asking(endless), failing).invoke({"texts": []})
-    assert engine.stats().decode_tokens - before < MOST
+    assert engine.stats().generated_tokens - before < MOST
 
 
 async def test_an_async_graph_that_is_cancelled_stops_its_sync_nodes(endless, engine):
-    before = engine.stats().decode_tokens
+    before = engine.stats().generated_tokens
     run = graph_of(asking(endless), asking(endless)).ainvoke({"texts": []})
     task = asyncio.create_task(run)
     await await_until(lambda: engine.stats().branches_running == 2)
@@ -136,7 +136,7 @@ async def test_an_async_graph_that_is_cancelled_stops_its_sync_nodes(endless, en
     with pytest.raises(asyncio.CancelledError):
         await task
     await await_until(lambda: idle(engine))
-    assert engine.stats().decode_tokens - before < MOST
+    assert engine.stats().generated_tokens - before < MOST
 
 
 def test_somebody_who_catches_an_error_has_his_other_results(llm, engine):

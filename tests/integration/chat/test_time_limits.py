@@ -71,9 +71,9 @@ async def test_a_long_answer_keeps_a_node_alive(llm, engine):
         await llm.ainvoke(QUESTION, max_tokens=200, ignore_eos=True)
 
     limit = TimeoutPolicy(idle_timeout=0.5, refresh_on="heartbeat")
-    before = engine.stats().decode_tokens
+    before = engine.stats().generated_tokens
     await graph_of({"talk": node}, limit).ainvoke({"messages": []})
-    assert engine.stats().decode_tokens - before == 200
+    assert engine.stats().generated_tokens - before == 200
 
 
 @pytest.mark.parametrize("prefills", [False, True])
@@ -84,7 +84,7 @@ async def test_a_node_that_waits_for_others_to_end_is_alive(excerpt, room, prefi
         endless = narrow.bind(max_tokens=None, ignore_eos=True, share_prefix=False)
         # one who has the only sequence, or too many cells, for several idle limits
         busy = asyncio.create_task(endless.ainvoke(excerpt))
-        await await_until(lambda: engine.stats().decode_tokens > 0)
+        await await_until(lambda: engine.stats().generated_tokens > 0)
 
         async def node(state):
             waiting = asyncio.create_task(

@@ -32,8 +32,8 @@ class Runs(BaseTracer):
 def check(numbers, of_report):
     """Compare a message's metadata with what a report counted."""
     fork, timings = numbers["fork"], numbers["timings"]
-    assert fork["branch"] == of_report.id
-    for name in ("parent", "forked_tokens", "prefilled_tokens", "cell_bytes"):
+    assert fork["branch_id"] == of_report.branch_id
+    for name in ("parent_id", "forked_tokens", "prefilled_tokens", "cell_bytes"):
         assert fork[name] == getattr(of_report, name)
     for name in ("wait_ms", "prefill_ms", "decode_ms"):
         assert timings[name] == getattr(of_report, name)
@@ -47,7 +47,7 @@ async def test_a_run_has_the_numbers_of_its_message(llm, engine, excerpt, asynch
     runs = {run.extra["metadata"]["kvfork_branch"]: run for run in tracer.roots[0].child_runs}
     assert runs.keys() == BRANCHES.keys()
     for reported in report.calls:
-        message = runs[reported.branch].outputs["generations"][0][0]["message"]["kwargs"]
+        message = runs[reported.branch_name].outputs["generations"][0][0]["message"]["kwargs"]
         check(message["response_metadata"], reported)
         assert message["usage_metadata"]["input_token_details"]["cache_read"] == (
             reported.forked_tokens
@@ -63,8 +63,8 @@ async def test_what_was_prefilled_ahead_is_a_run_too(llm, engine, excerpt, async
     assert run.name == "prefilled"
     (reported,) = report.calls
     assert run.outputs["prefilled_tokens"] == reported.prefilled_tokens > 0
-    assert run.outputs["branch"] == reported.id
-    for name in ("parent", "prompt_tokens", "forked_tokens", "prefill_ms", "cell_bytes"):
+    assert run.outputs["branch_id"] == reported.branch_id
+    for name in ("parent_id", "prompt_tokens", "forked_tokens", "prefill_ms", "cell_bytes"):
         assert run.outputs[name] == getattr(reported, name)
 
 
@@ -97,7 +97,7 @@ def test_a_span_has_them_too(llm, engine, excerpt, spans):
     }
     assert attributes.keys() == BRANCHES.keys()
     for reported in report.calls:
-        found = attributes[reported.branch]
+        found = attributes[reported.branch_name]
         assert found["gen_ai.usage.input_tokens"] == reported.prompt_tokens
         usage = json.loads(found["langsmith.metadata.usage_metadata"])
         assert usage["input_token_details"]["cache_read"] == reported.forked_tokens

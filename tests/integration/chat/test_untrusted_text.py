@@ -110,7 +110,7 @@ def test_what_is_rendered_goes_to_the_engine_as_it_is(engine):
 
 def test_a_name_that_the_template_does_not_know_is_warned_of_once(engine):
     named = [{"role": "user", "name": "Ann", "content": "Hello."}]
-    engine._chat_template._told.clear()
+    engine._chat_template._warned.clear()
     with pytest.warns(PromptWarning, match=r"messages\[0\].name is not in the prompt"):
         engine.render(named)
     with warnings.catch_warnings():

@@ -244,7 +244,7 @@ def last_words(monkeypatch):
 
     def spy(event, cell_bytes):
         if event.type == EventType.DONE:
-            usage = dispatcher._usage(event.branch, event.usage, cell_bytes)
+            usage = dispatcher._usage(event.branch_id, event.usage, cell_bytes)
             usages.append((Finish(event.finish), usage))
         return take(event, cell_bytes)
 
@@ -309,8 +309,8 @@ async def test_mixed_calls_do_not_notice_each_other(n_calls, n_ctx, last_words):
     # computed until then, and what was preempted is computed or forked once more. A branch knows
     # how much it prefilled again, but of its forks it tells the first one only.
     every = [usage for _, usage in last_words]
-    assert stats.decode_tokens == sum(usage.generated_tokens for usage in every)
-    assert stats.prefill_tokens == sum(usage.prefilled_tokens for usage in every)
+    assert stats.generated_tokens == sum(usage.generated_tokens for usage in every)
+    assert stats.prefilled_tokens == sum(usage.prefilled_tokens for usage in every)
     assert stats.preemptions == sum(usage.preemptions for usage in every)
     forked = sum(usage.forked_tokens for usage in every)
     if n_ctx == 4096:

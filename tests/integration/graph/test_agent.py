@@ -140,7 +140,7 @@ def test_parallel_calls_fan_out_and_share_their_prefix(llm, engine, excerpt):
         list(pool.map(lambda prompt: llm.invoke(prompt, max_tokens=1), seen))
     after = engine.stats()
     nodes = {prompt[:n] for prompt in prompts for n in range(1, len(prompt) + 1)}
-    assert after.prefill_tokens - before.prefill_tokens <= len(nodes) + len(prompts)
+    assert after.prefilled_tokens - before.prefilled_tokens <= len(nodes) + len(prompts)
     assert after.forked_tokens - before.forked_tokens >= sum(map(len, prompts)) - len(nodes) - len(
         prompts
     )

@@ -48,7 +48,7 @@ async def streamed(graph, state, *, asynchronous, **options):
     for *_, mode, item in items:
         if mode == "custom":
             assert item["token"]
-            texts[item["branch"]] = [*texts.get(item["branch"], []), item["token"]]
+            texts[item["branch_name"]] = [*texts.get(item["branch_name"], []), item["token"]]
     return texts, items[-1][-1]["branches"]
 
 

@@ -32,9 +32,9 @@ async def test_eight_samples_prefill_their_prompt_once(llm, engine, excerpt, asy
     result = await call(node, {"messages": messages}, asynchronous=asynchronous)
     stats = engine.stats()
     # the last token of a prompt is always computed: its logits are what a text begins with
-    assert stats.prefill_tokens - before.prefill_tokens == length + 7
+    assert stats.prefilled_tokens - before.prefilled_tokens == length + 7
     assert stats.forked_tokens - before.forked_tokens == 7 * (length - 1)
-    assert stats.decode_tokens - before.decode_tokens == 8 * 4
+    assert stats.generated_tokens - before.generated_tokens == 8 * 4
     # a fork copies at most the 63 tokens of a page that is not full
     assert stats.cells_used_max <= length + 8 * (63 + 4)
     # eight different seeds say different things
@@ -58,7 +58,7 @@ async def test_branches_with_a_schema_and_a_grammar_share_their_prefix(
     before = engine.stats()
     result = await call(node, {"messages": excerpt}, asynchronous=asynchronous)
     length = len(prompt_tokens(engine, [*excerpt, HumanMessage("Is this a license?")]))
-    assert engine.stats().prefill_tokens - before.prefill_tokens == length + 2
+    assert engine.stats().prefilled_tokens - before.prefilled_tokens == length + 2
     assert result["branches"]["forced"].text == "Certainly."
     assert isinstance(result["branches"]["parsed"], Answer)
 
@@ -98,7 +98,7 @@ async def test_fewer_at_a_time_share_all_the_same(llm, engine, excerpt, asynchro
     before = engine.stats()
     node = ForkNode(llm, [p[-1].content for p in prompts], max_concurrency=2)
     await call(node, {"messages": excerpt}, asynchronous=asynchronous)
-    assert engine.stats().prefill_tokens - before.prefill_tokens == len(trie)
+    assert engine.stats().prefilled_tokens - before.prefilled_tokens == len(trie)
 
 
 TEMPLATES = Path(__file__).parents[3] / "build" / "llama.cpp" / "models" / "templates"
@@ -116,7 +116,7 @@ def test_a_template_whose_roles_alternate_shares_a_document_of_the_humans(name, 
     state = {"messages": [HumanMessage(document[0].content[:1500])]}
     try:
         PrefillNode(llm).invoke(state)
-        prefilled = llm.engine.stats().prefill_tokens
+        prefilled = llm.engine.stats().prefilled_tokens
         node = ForkNode(llm, {"risks": "List the risks.", "role": [("system", "Be a judge.")]})
         answers = node.invoke(state)["branches"]
         for answer in answers.values():

@@ -54,9 +54,9 @@ def panel(llm):
 
 
 def check(report, before, after):
-    assert report.prefilled_tokens == after.prefill_tokens - before.prefill_tokens
+    assert report.prefilled_tokens == after.prefilled_tokens - before.prefilled_tokens
     assert report.forked_tokens == after.forked_tokens - before.forked_tokens
-    assert report.generated_tokens == after.decode_tokens - before.decode_tokens
+    assert report.generated_tokens == after.generated_tokens - before.generated_tokens
 
 
 @both
@@ -72,7 +72,7 @@ async def test_totals_equal_the_engines_counters(llm, engine, excerpt, way, asyn
         await call(panel(llm), {"messages": excerpt}, config, asynchronous=asynchronous)
     after = engine.stats()
     check(report, before, after)
-    assert {(c.node, c.branch, c.kind) for c in report.calls} == {
+    assert {(c.node, c.branch_name, c.kind) for c in report.calls} == {
         ("read", "", "prefill"),
         ("experts/panel", "a", "answer"),
         ("experts/panel", "b", "answer"),
@@ -80,7 +80,7 @@ async def test_totals_equal_the_engines_counters(llm, engine, excerpt, way, asyn
         ("join", "", "answer"),
     }
     # all were forked from what was read ahead, or from one another
-    assert {c.parent for c in report.calls[1:]} <= {c.id for c in report.calls}
+    assert {c.parent_id for c in report.calls[1:]} <= {c.branch_id for c in report.calls}
     assert report.unfinished == 0
     assert 0 < report.saved_tokens == report.prompt_tokens - report.prefilled_tokens
     assert all(c.ended_ms - c.decode_ms >= 0 for c in report.calls)
@@ -101,11 +101,11 @@ async def test_streams_tasks_and_plain_calls_are_counted_too(llm, engine, excerp
         FakeListChatModel(responses=["not ours"]).invoke("Hello.")
     check(report, before, engine.stats())
     assert len(report.calls) == 5 + 5
-    assert sorted(c.id for c in outer.calls) == sorted(c.id for c in report.calls)
+    assert sorted(c.branch_id for c in outer.calls) == sorted(c.branch_id for c in report.calls)
     check(outer, before, engine.stats())
 
 
-async def test_calls_that_failed_or_were_cancelled_are_told_of(llm, engine, excerpt):
+async def test_calls_that_failed_or_were_cancelled_are_counted_apart(llm, engine, excerpt):
     endless = llm.model_copy(update={"max_tokens": None, "ignore_eos": True})
     with ForkReport() as report:
         with pytest.raises(ContextOverflowError):

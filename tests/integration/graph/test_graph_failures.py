@@ -235,7 +235,7 @@ def check_cells(engine, before, prompts):
         for tokens in (tuple(prompt_tokens(engine, p)) for p in prompts)
         for i in range(1, len(tokens) + 1)
     }
-    said = stats.decode_tokens - before.decode_tokens
+    said = stats.generated_tokens - before.generated_tokens
     in_a_page = 63  # tokens at most that a fork copies
     assert stats.cells_used <= len(computed) + said + in_a_page * stats.snapshots
     assert (stats.cells_used > 0) == (stats.snapshots > 0)

@@ -39,9 +39,9 @@ class Count:
         prompts = [tuple(prompt_tokens(self.engine, m)) for m in self.recorder.prompts]
         assert len(prompts) == sum(sizes)
         trie = {p[:i] for p in prompts for i in range(1, len(p) + 1)}
-        prefilled = self.counted("prefill_tokens")
+        prefilled = self.counted("prefilled_tokens")
         assert self.counted("preemptions") == self.counted("evictions") == 0
-        assert len(trie) - self.counted("decode_tokens") <= prefilled <= most(prompts, sizes)
+        assert len(trie) - self.counted("generated_tokens") <= prefilled <= most(prompts, sizes)
         assert prefilled + self.counted("forked_tokens") == sum(map(len, prompts))
         # the bound says something: it is far from what it costs to share nothing
         assert len(prompts) == 1 or most(prompts, sizes) < sum(map(len, prompts))
@@ -145,7 +145,7 @@ async def test_a_retried_node_costs_one_token(llm, engine, asynchronous):
     await graph_shapes.a_retried_node(count.runner(llm, asynchronous))
     count.check(1, 1)
     length = len(prompt_tokens(engine, question("What broke?")(None)))
-    assert count.counted("prefill_tokens") == length + 1
+    assert count.counted("prefilled_tokens") == length + 1
 
 
 @both

@@ -79,12 +79,12 @@ async def test_eight_async_branches_on_a_cold_engine_then_the_join_then_all_agai
     join = Counter(engine, [summary_prompt(result)])
     known = max(len(os.path.commonprefix([join.prompts[0], p])) for p in counter.prompts)
     await llm.ainvoke(summary_prompt(result))
-    assert 1 <= join.counted("prefill_tokens") <= len(join.prompts[0]) - known
+    assert 1 <= join.counted("prefilled_tokens") <= len(join.prompts[0]) - known
 
     # a prompt that is known to its end costs one token, for its logits
     again = Counter(engine, prompts({"messages": document}).values())
     await graph.ainvoke({"messages": document, "answers": {}})
-    assert again.counted("prefill_tokens") == len(QUESTIONS)
+    assert again.counted("prefilled_tokens") == len(QUESTIONS)
 
 
 def answers(result):
@@ -140,7 +140,7 @@ async def test_our_nodes_share_as_a_plain_graph_does(llm, engine, document):
         else:
             values = item
 
-    assert counter.trie_nodes <= counter.counted("prefill_tokens") <= counter.most
+    assert counter.trie_nodes <= counter.counted("prefilled_tokens") <= counter.most
     done = [p["done"] for p in progress]
     assert done == sorted(done)
     assert done[-1] == progress[-1]["total"]
@@ -154,5 +154,5 @@ async def test_without_sharing_every_branch_computes_its_whole_prompt(llm, engin
     alone = llm.model_copy(update={"share_prefix": False})
     await alone.aprefill(excerpt)
     await plain_graph(alone, asynchronous=True).ainvoke({"messages": excerpt, "answers": {}})
-    assert counter.counted("prefill_tokens") == sum(map(len, counter.prompts))
+    assert counter.counted("prefilled_tokens") == sum(map(len, counter.prompts))
     assert counter.counted("forked_tokens") == 0

@@ -85,7 +85,7 @@ def test_each_of_200_steps_costs_what_is_new_in_it(llm, engine, monkeypatch):
     assert lengths[-1] > 2500
     assert max(costs[1:]) < 20
     after = engine.stats()
-    assert after.prefill_tokens - before.prefill_tokens == sum(costs)
+    assert after.prefilled_tokens - before.prefilled_tokens == sum(costs)
     assert after.snapshots <= 64
     assert after.evictions - before.evictions >= N_STEPS - 64
     assert after.preemptions == before.preemptions

@@ -28,8 +28,8 @@ class State(TypedDict, total=False):
 
 
 @pytest.fixture(autouse=True)
-def nobody_was_told(monkeypatch):
-    monkeypatch.setattr(watch, "_told", {})
+def nobody_was_warned(monkeypatch):
+    monkeypatch.setattr(watch, "_warned", {})
     yield
     assert watch._running == {}
 
@@ -92,7 +92,9 @@ def shared_after_moving(engine, text):
     ("prompt", "asynchronous"),
     [(role_first, False), (role_first, True), (role_in_front, False), (role_in_a_sentence, True)],
 )
-async def test_a_role_before_the_document_is_told_of_once(llm, engine, text, prompt, asynchronous):
+async def test_a_role_before_the_document_is_warned_of_once(
+    llm, engine, text, prompt, asynchronous
+):
     graph = panel(llm, prompt)
     (sentence,) = await warned(graph, {"text": text}, asynchronous=asynchronous)
     name = next(name for name in ROLES if f"Node '{name}'" in sentence)
@@ -161,7 +163,7 @@ async def test_a_branch_in_a_good_order_is_not_the_one_to_change(llm, engine, te
     assert sentence.startswith("Node 'editor'")
 
 
-async def test_a_graph_with_two_such_fan_outs_is_told_of_once(llm, engine, text):
+async def test_a_graph_with_two_such_fan_outs_is_warned_of_once(llm, engine, text):
     graph = StateGraph(State)
     graph.add_node("again", lambda state: {})
     for name in ROLES:
@@ -220,6 +222,6 @@ async def test_filters_hold_and_answers_are_the_same(llm, engine, text):
         warnings.filterwarnings("ignore", category=MessageOrderWarning)
         quiet = graph.invoke({"text": text})
     engine.clear()
-    watch._told.clear()
+    watch._warned.clear()
     with pytest.warns(MessageOrderWarning):
         assert sorted(graph.invoke({"text": text})["answers"]) == sorted(quiet["answers"])

@@ -22,12 +22,12 @@ async def test_it_goes_on_at_once_and_what_follows_waits_for_the_prefix(
     with ForkReport() as report:
         result = await call(PrefillNode(llm, wait=False), state, asynchronous=asynchronous)
         assert result == {}
-        assert counter.counted("prefill_tokens") < counter.common // 2
+        assert counter.counted("prefilled_tokens") < counter.common // 2
         await call(ForkNode(llm, QUESTIONS), state, asynchronous=asynchronous)
     wait_until(lambda: any(c.kind == "prefill" for c in report.calls))
     # all of it once, whoever computed it
-    assert counter.trie_nodes <= counter.counted("prefill_tokens") <= counter.most
-    assert report.prefilled_tokens == counter.counted("prefill_tokens")
+    assert counter.trie_nodes <= counter.counted("prefilled_tokens") <= counter.most
+    assert report.prefilled_tokens == counter.counted("prefilled_tokens")
 
 
 @both

@@ -60,7 +60,7 @@ async def run(n_ctx, *, asynchronous, max_tokens=120, n_seq_max=None):
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 async def test_a_map_over_chunks_says_what_a_small_pool_cost(asynchronous, monkeypatch):
-    monkeypatch.setattr(small_pool, "_told", set())
+    monkeypatch.setattr(small_pool, "_warned", set())
     (sentence,), report, preemptions = await run(768, asynchronous=asynchronous)
     assert preemptions > 0
     assert report.preemptions == preemptions

@@ -20,7 +20,7 @@ class Rounds(BaseCallbackHandler):
     def __init__(self, engine):
         self.engine = engine
         self.prompts = []
-        self.prefilled = [engine.stats().prefill_tokens]
+        self.prefilled = [engine.stats().prefilled_tokens]
 
     def on_chat_model_start(self, serialized, messages, **kwargs):
         self.prompts += messages
@@ -28,7 +28,7 @@ class Rounds(BaseCallbackHandler):
     def on_chain_start(self, serialized, inputs, *, run_id, **kwargs):
         # a round's answers are there when the first of them is scored
         if kwargs.get("name") == "branch:score 0":
-            self.prefilled.append(self.engine.stats().prefill_tokens)
+            self.prefilled.append(self.engine.stats().prefilled_tokens)
 
 
 @both
@@ -65,4 +65,4 @@ async def test_a_model_that_judges_forks_what_it_judges(llm, engine, excerpt):
         paths = (await node.ainvoke({"messages": root}))["paths"]
     assert [path["score"] for path in paths] == sorted((p["score"] for p in paths), reverse=True)
     answers, judgements = report.calls[:N], report.calls[N:]
-    assert {c.parent for c in judgements} == {c.id for c in answers}
+    assert {c.parent_id for c in judgements} == {c.branch_id for c in answers}

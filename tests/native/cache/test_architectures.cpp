@@ -55,7 +55,7 @@ static Outcome test_fan_out(const std::string & path) {
         }
         run_to_end(scheduler, records);
         // whatever the memory, those that come together share, and those that come later share with them
-        CHECK(scheduler.stats().prefill_tokens == 50 + (round + 1) * (4 + 5 + 6 + 7 + 8));
+        CHECK(scheduler.stats().prefilled_tokens == 50 + (round + 1) * (4 + 5 + 6 + 7 + 8));
     }
 
     double worst = 0.0;

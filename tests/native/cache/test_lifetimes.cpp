@@ -37,7 +37,7 @@ struct Bench {
 
     kvf_branch_id submit(kvf_run_id run, const Tokens & tokens, int32_t n_predict) {
         kvf_request request = make_request(tokens, n_predict);
-        request.run         = run;
+        request.run_id      = run;
         scheduler.submit(make_branch(model, ++n_branches, request));
         return n_branches;
     }

@@ -30,7 +30,7 @@ struct Bench {
 
     kvf_branch_id submit(const Tokens & tokens, int32_t n_predict, kvf_run_id run = 0) {
         kvf_request request = make_request(tokens, n_predict);
-        request.run         = run;
+        request.run_id      = run;
         scheduler.submit(make_branch(model, ++n_branches, request));
         return n_branches;
     }
@@ -62,7 +62,7 @@ uint64_t fan_out(Bench & bench) {
     const kvf_stats before = bench.stats();
     run_to_end(bench.scheduler, bench.records);
     const kvf_stats after = bench.stats();
-    CHECK(after.prefill_tokens - before.prefill_tokens == 300 + 8 * 10 + 28);
+    CHECK(after.prefilled_tokens - before.prefilled_tokens == 300 + 8 * 10 + 28);
     CHECK(after.preemptions == before.preemptions);
     return after.pages_read - before.pages_read;
 }
@@ -188,7 +188,7 @@ static void test_chunks_are_smaller_in_a_tight_window(const Model & model) {
             const Tokens prompt = bench.random(1500);
             bench.submit(prompt, 4);
             run_to_end(bench.scheduler, bench.records);
-            CHECK(bench.stats().preemptions == 0 && bench.stats().prefill_tokens == 1537);
+            CHECK(bench.stats().preemptions == 0 && bench.stats().prefilled_tokens == 1537);
             CHECK(bench.records[1].tokens.size() == 60 && bench.records[2].tokens.size() == 4);
         }
     }

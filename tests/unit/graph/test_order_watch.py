@@ -10,7 +10,13 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from langgraph_kvfork import InvalidRequestError, arrange
 from langgraph_kvfork.order import watch
-from langgraph_kvfork.order.watch import _Call, _common_block, _loss, common_prefix, watched_order
+from langgraph_kvfork.order.watch import (
+    _Call,
+    _common_block,
+    _duplicate_of,
+    common_prefix,
+    watched_order,
+)
 
 TEXT = " ".join(f"{i} sheep passed the gate." for i in range(100))
 OTHER = " ".join(f"In the year {i} it rained." for i in range(100))
@@ -30,7 +36,7 @@ def editor(text=TEXT):
 
 
 def test_the_message_before_the_common_one_is_to_move():
-    loss = _loss(lawyer(), editor())
+    loss = _duplicate_of(lawyer(), editor())
     assert loss.message.text == "You are a lawyer."
     assert not loss.is_part
     assert TEXT in loss.text
@@ -39,7 +45,7 @@ def test_the_message_before_the_common_one_is_to_move():
 @pytest.mark.parametrize("ending", ["", " What is it about?"])
 def test_the_beginning_of_a_message_is_to_move(ending):
     mine = call_with(HumanMessage(f"You are a lawyer. Read this: {TEXT}{ending}"))
-    loss = _loss(mine, call_with(HumanMessage(f"You are an editor. Read this: {TEXT}")))
+    loss = _duplicate_of(mine, call_with(HumanMessage(f"You are an editor. Read this: {TEXT}")))
     assert loss.call is mine
     assert loss.is_part
     assert loss.text.startswith("r. Read this: 0 sheep")
@@ -47,13 +53,13 @@ def test_the_beginning_of_a_message_is_to_move(ending):
 
 def test_it_is_the_other_ones_message_if_nothing_of_ours_is_in_front():
     mine = call_with(SystemMessage(TEXT), HumanMessage("You are a lawyer."))
-    loss = _loss(mine, editor())
+    loss = _duplicate_of(mine, editor())
     assert loss.message.text == "You are an editor."
 
 
 def test_a_message_that_the_template_puts_otherwise_is_passed_over():
     odd = _Call(None, None, "", [AIMessage("unseen"), *lawyer().messages], lawyer().prompt)
-    assert _loss(odd, editor()).message.text == "You are a lawyer."
+    assert _duplicate_of(odd, editor()).message.text == "You are a lawyer."
 
 
 @pytest.mark.parametrize(
@@ -78,7 +84,7 @@ def test_a_message_that_the_template_puts_otherwise_is_passed_over():
     ],
 )
 def test_where_moving_would_not_help_nothing_is_lost(mine, other):
-    assert _loss(mine, other) is None
+    assert _duplicate_of(mine, other) is None
 
 
 def test_a_common_block_is_found_wherever_it_is():
@@ -158,7 +164,7 @@ class Words:
 
 
 def test_a_stream_that_is_collected_at_any_line_is_waited_for_by_nobody(monkeypatch):
-    monkeypatch.setattr(watch, "_told", type(watch._told)())
+    monkeypatch.setattr(watch, "_warned", type(watch._warned)())
     engine = Words()
     done = []
 
@@ -167,7 +173,7 @@ def test_a_stream_that_is_collected_at_any_line_is_waited_for_by_nobody(monkeypa
         line = 0
         while True:
             line += 1
-            watch._told.clear()
+            watch._warned.clear()
             collected = prompts_of(engine, "You are an editor.")
             collected.__enter__()
             n_lines = 0

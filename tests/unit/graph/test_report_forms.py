@@ -14,11 +14,11 @@ from langgraph_kvfork.report.view import text
 def call(node, branch, id, parent, prompt, forked, generated=5, kind="answer", cell_bytes=2048):
     return ReportedCall(
         node=node,
-        branch=branch,
+        branch_name=branch,
         kind=kind,
         model="model",
-        id=id,
-        parent=parent,
+        branch_id=id,
+        parent_id=parent,
         prompt_tokens=prompt,
         forked_tokens=forked,
         prefilled_tokens=prompt - forked,
