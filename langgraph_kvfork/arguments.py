@@ -70,7 +70,7 @@ def absolute_path(path: object, info: ValidationInfo) -> str:
     except FileNotFoundError:
         raise InvalidRequestError(
             f"{info.field_name}={path!r} is not possible, since the working directory is gone: "
-            "give an absolute path."
+            "pass an absolute path."
         ) from None
 
 
@@ -121,93 +121,93 @@ PositiveCount = Annotated[int, Field(ge=1, le=_INT_MAX)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 PositiveOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-Switch = Annotated[bool, Remedy("give True or False")]
-OptionalSwitch = Annotated[bool | None, Remedy("give True or False, or None")]
+Switch = Annotated[bool, Remedy("pass True or False")]
+OptionalSwitch = Annotated[bool | None, Remedy("pass True or False, or None")]
 
 # of an engine
 
 ModelPath = Annotated[
     str | os.PathLike[str],
     BeforeValidator(absolute_path),
-    Remedy("give the path of a GGUF file"),
+    Remedy("pass the path of a GGUF file"),
 ]
 AdapterPath = Annotated[
     Annotated[str | os.PathLike[str], BeforeValidator(absolute_path)] | None,
-    Remedy("give the path of a LoRA adapter in GGUF form, or None"),
+    Remedy("pass the path of a LoRA adapter in GGUF form, or None"),
 ]
 ContextSize = Annotated[
     Count | None,
-    Remedy("give a count of tokens, 0 for the training context, or None for what fits"),
+    Remedy("pass a count of tokens, 0 for the training context, or None for what fits"),
 ]
-BatchSize = Annotated[PositiveCount, Remedy("give a count of tokens from 1 on")]
+BatchSize = Annotated[PositiveCount, Remedy("pass a count of tokens from 1 on")]
 Threads = Annotated[
     Annotated[int, Field(ge=1, le=512)] | None,
-    Remedy("give 1 to 512 threads, or None for one per core"),
+    Remedy("pass 1 to 512 threads, or None for one per core"),
 ]
 SequenceCount = Annotated[
-    Annotated[int, Field(ge=1, le=256)] | None, Remedy("give 1 to 256 sequences, or None")
+    Annotated[int, Field(ge=1, le=256)] | None, Remedy("pass 1 to 256 sequences, or None")
 ]
 GpuLayers = Annotated[
     Annotated[int, Field(ge=-1, le=_INT_MAX)] | None,
-    Remedy("give a count, -1 for all, or None for what fits"),
+    Remedy("pass a count, -1 for all, or None for what fits"),
 ]
-GpuIndex = Annotated[Count, Remedy("give the index of a GPU")]
-SplitMode = Annotated[Annotated[int, Field(ge=0, le=3)] | None, Remedy("give 0 to 3, or None")]
+GpuIndex = Annotated[Count, Remedy("pass the index of a GPU")]
+SplitMode = Annotated[Annotated[int, Field(ge=0, le=3)] | None, Remedy("pass 0 to 3, or None")]
 TensorSplit = Annotated[
     # a list is as good as a tuple, also where nothing else is converted
     Annotated[tuple[PositiveOrZero, ...], Field(strict=False)] | None,
-    Remedy("give a list of numbers from 0 on, or None"),
+    Remedy("pass a list of numbers from 0 on, or None"),
 ]
 CellType = Annotated[
     str | int | None,
     BeforeValidator(_type_of_cells),
-    Remedy('give a name such as "f16", or None'),
+    Remedy('pass a name such as "f16", or None'),
 ]
-RopeScaling = Annotated[Annotated[int, Field(ge=-1, le=3)] | None, Remedy("give -1 to 3, or None")]
-RopeNumber = Annotated[Number | None, Remedy("give a finite number, or None for the model's own")]
-OriginalContext = Annotated[Count | None, Remedy(f"give 0 to {_INT_MAX}, or None")]
+RopeScaling = Annotated[Annotated[int, Field(ge=-1, le=3)] | None, Remedy("pass -1 to 3, or None")]
+RopeNumber = Annotated[Number | None, Remedy("pass a finite number, or None for the model's own")]
+OriginalContext = Annotated[Count | None, Remedy(f"pass 0 to {_INT_MAX}, or None")]
 TemplateSource = Annotated[
     Annotated[str, AfterValidator(_template)] | None,
     Remedy(
-        'give the Jinja source of a template (other than "chatml", names are not known), or None '
+        'pass the Jinja source of a template (other than "chatml", names are not known), or None '
         "for the model's own"
     ),
 ]
-AdapterScale = Annotated[Number, Remedy("give a finite number; 0 switches it off")]
-MaxGap = Annotated[PositiveOrZero, Remedy("give milliseconds, or 0 for no limit")]
+AdapterScale = Annotated[Number, Remedy("pass a finite number; 0 switches it off")]
+MaxGap = Annotated[PositiveOrZero, Remedy("pass milliseconds, or 0 for no limit")]
 
 # of a request
 
 MaxTokens = Annotated[
     Annotated[int, Field(ge=-1, le=_INT_MAX)] | None,
-    Remedy("give a count from 0 on, or None or -1 to go on until the context is full"),
+    Remedy("pass a count from 0 on, or None or -1 to go on until the context is full"),
 ]
-Temperature = Annotated[PositiveOrZero, Remedy("give 0 (greedy) or more")]
-TopK = Annotated[int, Field(ge=-1, le=_INT_MAX), Remedy("give 1 or more, or 0 for off")]
-Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Remedy("give 0 to 1")]
+Temperature = Annotated[PositiveOrZero, Remedy("pass 0 (greedy) or more")]
+TopK = Annotated[int, Field(ge=-1, le=_INT_MAX), Remedy("pass 1 or more, or 0 for off")]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Remedy("pass 0 to 1")]
 RepeatPenalty = Annotated[
     float,
     Field(ge=1e-6, allow_inf_nan=False),
-    Remedy("give a number above 0, or 1 for off"),
+    Remedy("pass a number above 0, or 1 for off"),
 ]
-Penalty = Annotated[Number, Remedy("give a finite number, or 0 for off")]
-LastTokens = Annotated[Count, Remedy("give a count from 0 on")]
+Penalty = Annotated[Number, Remedy("pass a finite number, or 0 for off")]
+LastTokens = Annotated[Count, Remedy("pass a count from 0 on")]
 Seed = Annotated[
     Annotated[int, Field(ge=-1, lt=RANDOM_SEED)] | None,
-    Remedy(f"give 0 to {RANDOM_SEED - 1}, or None for a random one"),
+    Remedy(f"pass 0 to {RANDOM_SEED - 1}, or None for a random one"),
 ]
 LogitBias = Annotated[
     Mapping[Count, Annotated[float, AfterValidator(_not_nan)]],
-    Remedy("give a dict from token ids to the numbers to add to their logits"),
+    Remedy("pass a dict from token ids to the numbers to add to their logits"),
 ]
 StopStrings = Annotated[
     Sequence[Annotated[str, AfterValidator(_stop_string)]],
-    Remedy("give a list of strings, none of them empty"),
+    Remedy("pass a list of strings, none of them empty"),
 ]
-TopCount = Annotated[Count | None, Remedy("give a count from 0 on, or None")]
+TopCount = Annotated[Count | None, Remedy("pass a count from 0 on, or None")]
 Grammar = Annotated[
     Annotated[str, AfterValidator(_c_text)] | None,
-    Remedy("give GBNF text with a rule named root, or None for free text"),
+    Remedy("pass GBNF text with a rule named root, or None for free text"),
 ]
 
 # of a chat model alone
@@ -215,16 +215,16 @@ Grammar = Annotated[
 AnswerTokens = Annotated[
     Annotated[int, Field(ge=-1, le=_INT_MAX), AfterValidator(_not_zero)] | None,
     Remedy(
-        "give 1 or more, or None or -1 to go on until the context is full; to prefill only, call "
+        "pass 1 or more, or None or -1 to go on until the context is full; to prefill only, call "
         "prefill()"
     ),
 ]
-LogprobsSwitch = Annotated[bool, Remedy("give True or False, and a count as top_logprobs")]
-Timeout = Annotated[PositiveOrZero | None, Remedy("give seconds from 0 on, or None")]
+LogprobsSwitch = Annotated[bool, Remedy("pass True or False, and a count as top_logprobs")]
+Timeout = Annotated[PositiveOrZero | None, Remedy("pass seconds from 0 on, or None")]
 TemplateVariables = Annotated[
     dict[str, Any],
     AfterValidator(_json_object),
-    Remedy("give a dict from names in the template to values that JSON can hold"),
+    Remedy("pass a dict from names in the template to values that JSON can hold"),
 ]
 
 

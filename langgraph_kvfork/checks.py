@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from langgraph_kvfork.errors import InvalidRequestError
 
-_LONG = 400
+_LONG = 120
 """Characters of a value that a message shows."""
 
 

@@ -404,7 +404,7 @@ std::string ChatTemplate::render(const std::string & request) const {
                                                report.substr(schema) + "; change it there, or leave that part open");
         }
         throw Error(KVF_ERROR_INVALID, "messages: the chat template refuses them: " + reason(report) +
-                                           "; give roles and an order that it knows, or another chat_template");
+                                           "; pass roles and an order that it knows, or another chat_template");
     }
 }
 

@@ -100,7 +100,7 @@ std::string describe_need(const llama_model * model, llama_context_params params
     const double n_fits = std::floor(fits / N_ROUND) * N_ROUND;
     return "n_ctx = " + std::to_string(params.n_ctx) + " asks for about " + gibibytes(asked) +
            " beside the model's weights; " +
-           (n_fits >= N_ROUND ? "give n_ctx = " + std::to_string(static_cast<uint32_t>(n_fits)) + " or less"
+           (n_fits >= N_ROUND ? "pass n_ctx = " + std::to_string(static_cast<uint32_t>(n_fits)) + " or less"
                               : "a smaller model would leave room for it");
 }
 

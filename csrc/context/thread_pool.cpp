@@ -36,7 +36,7 @@ ThreadPool::ThreadPool(int32_t n_threads) {
     pool_                         = { make(&params), free };
     if (!pool_) {
         throw Error(KVF_ERROR_INVALID,
-                    "n_threads = " + std::to_string(n_threads) + ": the system refuses that many; give fewer");
+                    "n_threads = " + std::to_string(n_threads) + ": the system refuses that many; pass fewer");
     }
 }
 

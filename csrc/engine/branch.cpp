@@ -48,7 +48,7 @@ std::vector<std::string> stop_strings(const kvf_request & request) {
         stop.emplace_back(request.stop[i]);
         if (stop.back().size() > MAX_STOP_BYTES) {
             throw Error(KVF_ERROR_INVALID, "stop[" + std::to_string(i) + "]: has " +
-                                               std::to_string(stop.back().size()) + " bytes; give " +
+                                               std::to_string(stop.back().size()) + " bytes; pass " +
                                                std::to_string(MAX_STOP_BYTES) + " or less");
         }
     }

@@ -277,10 +277,10 @@ int64_t kvf_tokenize(const llama_model * model,
             require(tokens, "tokens");
         }
         if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) {
-            throw kvf::Error(KVF_ERROR_INVALID, "model: has no vocabulary: give tokens instead of text");
+            throw kvf::Error(KVF_ERROR_INVALID, "model: has no vocabulary: pass tokens instead of text");
         }
         if (n_text > INT32_MAX) {
-            throw kvf::Error(KVF_ERROR_INVALID, "text: has " + std::to_string(n_text) + " bytes: give at most " +
+            throw kvf::Error(KVF_ERROR_INVALID, "text: has " + std::to_string(n_text) + " bytes: pass at most " +
                                                     std::to_string(INT32_MAX));
         }
         const int32_t n = llama_tokenize_plain(

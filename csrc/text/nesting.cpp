@@ -26,7 +26,7 @@ void check_json_depth(const char * name, const std::string & text) {
     const size_t depth = json_depth(text);
     if (depth > MAX_JSON_DEPTH) {
         throw Error(KVF_ERROR_INVALID, std::string(name) + ": is JSON nested " + std::to_string(depth) +
-                                           " levels deep; give " + std::to_string(MAX_JSON_DEPTH) + " or less");
+                                           " levels deep; pass " + std::to_string(MAX_JSON_DEPTH) + " or less");
     }
 }
 

@@ -138,7 +138,7 @@ common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_requ
     }
     if (request.grammar && *request.grammar) {
         if (!out.grammar.empty()) {
-            throw Error(KVF_ERROR_INVALID, "grammar: the format of the answer has one already; give one of the two");
+            throw Error(KVF_ERROR_INVALID, "grammar: the format of the answer has one already; pass one of the two");
         }
         out.grammar = { COMMON_GRAMMAR_TYPE_USER, request.grammar };
     }

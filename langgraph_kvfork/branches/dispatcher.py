@@ -82,11 +82,11 @@ class Dispatcher:
             return branch
 
     def mute(self) -> None:
-        """Deliver nothing more: the process ends, and who waits is not to wake up any more."""
+        """Deliver nothing more: the process ends, and nobody who waits may wake up."""
         self._muted = True
 
     def join(self) -> None:
-        """Wait until the engine, which must have been told to close, has nothing more to say."""
+        """Wait until the engine's last event is delivered. The engine must be closing."""
         self._thread.join()
 
     def _run(self) -> None:

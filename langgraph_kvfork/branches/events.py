@@ -1,4 +1,4 @@
-"""What an engine tells about a branch while it runs."""
+"""The events of a branch while it runs, and its numbers when it has ended."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Logprob:
 
     Attributes:
         token: The token's id.
-        logit: What the model gave it.
+        logit: The model's output for it.
         logprob: Its log softmax over the whole vocabulary, before any sampling parameter; in nats.
     """
 
@@ -69,9 +69,9 @@ class Logprob:
 class PrefillProgress:
     """How much of the prompt is computed, by this branch or by the one whose prefix it waits for.
 
-    A branch that waits while others are computed hears of it again and again: about four times a
-    second, unless a batch takes longer. One that gave up its cells (`Usage.preemptions`) hears of
-    its prompt anew, after its first tokens.
+    A branch that waits while others are computed gets it again and again: about four times a
+    second, unless a batch takes longer. One that gave up its cells (`Usage.preemptions`) gets it
+    for its prompt anew, after its first tokens.
 
     Attributes:
         done: Tokens of the prompt that are in the cache.

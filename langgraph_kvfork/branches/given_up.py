@@ -2,8 +2,8 @@
 
 Python cannot interrupt a thread. A pool whose block is left with an error, Ctrl-C above all, waits
 for its threads to come to their end; and a task that is cancelled leaves the thread that it had
-handed work to alone. Nobody is told, so the branches of such threads would be computed to their
-ends. But a thread can see both: a pool that waits is in its `__exit__`, with the error as an
+handed work to alone. Neither is reported to the threads, so their branches would be computed to
+their ends. But a thread can see both: a pool that waits is in its `__exit__`, with the error as an
 argument, and a cancelled task says so.
 
 Who has handed work to a thread is in a context variable, which pools of LangChain and LangGraph,

@@ -1,4 +1,4 @@
-"""What a branch says, as LangChain's messages."""
+"""A branch's answer, as LangChain's messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Answer:
         rendered: The branch's prompt.
         model_name: For `response_metadata`.
         shared: Whether what was computed is left to others.
-        check: What refuses a message that has come to its own end, if it is not what was asked for.
+        check: Refuses a message that has come to its own end, but is not what was asked for.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Answer:
         )
 
     def _marks_of_cut_calls(self) -> list[dict[str, Any]]:
-        """Return what makes arguments that are not whole invalid.
+        """Return the marks that make incomplete arguments invalid.
 
         LangChain repairs arguments that were cut off, and a tool would run with half of them. A
         bracket that closes nothing puts the call among the message's `invalid_tool_calls`.
@@ -133,7 +133,7 @@ class Answer:
         )
 
     def _count(self, delta: dict[str, Any]) -> None:
-        # a token that tells nothing yet belongs to what the next ones tell
+        # a token that adds nothing yet belongs to what the next ones add
         self._unclear_tokens += 1
         if delta:
             if delta.keys() == {"reasoning_content"}:

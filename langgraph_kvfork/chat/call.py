@@ -30,7 +30,7 @@ class Call:
     Attributes:
         request: How to go on after the prompt.
         timeout: Seconds after which to give up; None: never.
-        tools: What the model may call, or must, and what the prompt tells of.
+        tools: The tools that the model may call, or must, and those in the prompt.
         json_schema: What the answer must match; None: nothing.
         checked_later: Whether the caller checks that, so that it gets any answer.
         reasoning: Whether a model that can think does.
@@ -69,7 +69,7 @@ class Call:
     def options(self) -> dict[str, Any]:
         """Return what `Engine.render` has to know besides the messages, to render a prompt."""
         options = self._options()
-        if self.json_schema is not None:  # some templates tell of it
+        if self.json_schema is not None:  # some templates show it
             named = {"response_format": self.json_schema, **self.template_variables}
             options["chat_template_kwargs"] = named
         return {**options, **self.tools.prompt_options()}
@@ -116,7 +116,7 @@ class Call:
         self, engine: Engine, converted: Sequence[Mapping[str, Any]], *, prefix: bool = False
     ) -> RenderedPrompt:
         form = None if prefix else self._form_options()
-        if form is not None and self._tells_what_can_be_called() and "rules" not in form:
+        if form is not None and self._prompt_has_what_can_be_called() and "rules" not in form:
             return engine.render(converted, **form)
         rendered = engine.render(converted, add_generation_prompt=not prefix, **self.options())
         if form is None:
@@ -130,7 +130,7 @@ class Call:
         """Warn once if the template drops earlier thoughts, and much is prefilled again for that.
 
         Args:
-            engine: Who computes it.
+            engine: The engine that computes it.
             messages: The prompt, as messages.
             prompt: The prompt, as `render` returned it.
         """
@@ -150,11 +150,11 @@ class Call:
             converted = to_openai(messages) if has_thoughts else ()
             watch_thoughts(engine, converted, prompt, render)
 
-    def _tells_what_can_be_called(self) -> bool:
+    def _prompt_has_what_can_be_called(self) -> bool:
         return self.tools.in_prompt is None and self.tools.forced is None
 
     def answer_check(self) -> Callable[[BaseMessage], None] | None:
-        """Return what refuses an answer that is not what was asked for; None: all are good."""
+        """Return a function that refuses answers that do not match; None: any answer will do."""
         if self.json_schema is None or self.checked_later:
             return None
         title = str(self.json_schema.get("title", "schema"))

@@ -1,4 +1,4 @@
-"""What a chat model of this process has for its engine: parameters, and when it comes and goes."""
+"""The half of the chat model that has to do with its engine: parameters, loading, closing."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class LocalChatModel(BaseChatModel):
     n_ubatch: BatchSize = 512
     """Most tokens that the back end computes at a time."""
     n_threads: Threads = None
-    """Threads for batches of one token; None: one per available core (half of more than four)."""
+    """Threads for batches of one token; None: one per core that the process may use."""
     n_threads_batch: Threads = None
     """Threads for larger batches; None: as `n_threads`."""
     n_seq_max: SequenceCount = None
@@ -138,7 +138,7 @@ class LocalChatModel(BaseChatModel):
     process. The latest call to the engine decides."""
 
     def load(self) -> Self:
-        """Load the model now, unless it is loaded; calls do it otherwise.
+        """Load the model now, unless it is loaded. Otherwise the first call loads it.
 
         Returns:
             This model.

@@ -103,7 +103,7 @@ def _stop_strings(stop: object) -> Sequence[str]:
     if stop is None:
         return ()
     # a string would fall apart into its characters
-    require(isinstance(stop, (list, tuple)), "stop", stop, "give a list of strings")
+    require(isinstance(stop, (list, tuple)), "stop", stop, "pass a list of strings")
     assert isinstance(stop, (list, tuple))
     return stop
 
@@ -138,7 +138,7 @@ class ChatKVFork(LocalChatModel):
             `ValueError` and, where pydantic allows it, a `pydantic.ValidationError` too.
     """
 
-    # what the chat template is told
+    # the chat template
     chat_template_kwargs: TemplateVariables = Field(default_factory=dict)
     """Variables for the chat template, as JSON has them; a call's come on top."""
     special_tokens_in_text: Switch = False
@@ -181,8 +181,8 @@ class ChatKVFork(LocalChatModel):
     grammar: Grammar = None
     """GBNF with the rule `root`, which the text will follow."""
     reasoning: Switch = True
-    """Let a model think that can be told to or not to. Thoughts are not part of the text: they are
-    in `additional_kwargs["reasoning_content"]`, and in the message's `content_blocks`."""
+    """Whether the model thinks, if its template can turn that off. Thoughts are not in
+    the text, but in `additional_kwargs["reasoning_content"]` and the message's `content_blocks`."""
     ignore_eos: Switch = False
     """Go on after an end-of-generation token."""
     share_prefix: Switch = True
@@ -193,10 +193,10 @@ class ChatKVFork(LocalChatModel):
     timeout: Timeout = None
     """Seconds after which a call is cancelled with `GenerationTimeoutError`; None: never."""
     max_retries: int | None = None
-    """Taken for being one of LangChain's standard parameters. Nothing is retried: what fails in
-    this process would fail again. (`with_retry` does, if you want.)"""
+    """Accepted because it is one of LangChain's standard parameters. Nothing is retried, since what
+    fails in this process would fail again. (`with_retry` retries.)"""
     api_key: SecretStr | None = None
-    """Taken likewise. Nothing here needs one."""
+    """Accepted likewise. Nothing here needs one."""
     streaming: bool = False
     """Whether `invoke` streams inside. The result is the same; callbacks get every token. `stream`
     streams either way (`disable_streaming=True` lets it not)."""
@@ -345,11 +345,11 @@ class ChatKVFork(LocalChatModel):
             tool_choice: None or "auto": the model decides; "none": no call; "any", "required" or
                 True: some call; the name of a tool: this one; or the dict that OpenAI, Anthropic,
                 Bedrock or Google has for one of these. Of a list of allowed tools, only these can
-                be called; the prompt still tells of all.
+                be called; the prompt still has all.
             parallel_tool_calls: Whether one answer may call several times. None: if the model's own
                 template knows it; but for one tool by its name, once.
-            prompt_tools: The tools that the prompt tells of, so that calls with different tools
-                have one prompt; a grammar lets the model call none but `tools`. None: `tools`.
+            prompt_tools: The tools in the prompt, so that calls with different tools have one
+                prompt; a grammar lets the model call none but `tools`. None: `tools`.
             strict: For the tools' schemas, as LangChain converts them. Calls follow their schemas
                 with and without it.
             **kwargs: More to bind.
@@ -417,7 +417,7 @@ class ChatKVFork(LocalChatModel):
             messages: What later prompts begin with.
             on_progress: Called after each chunk, and now and then while others are computed; in the
                 calling thread.
-            **kwargs: What those calls are given; tools above all, which are a part of the prompt.
+            **kwargs: Arguments of those calls; tools above all, which are a part of the prompt.
 
         Returns:
             Tokens and times.
@@ -497,7 +497,7 @@ class ChatKVFork(LocalChatModel):
 
         Args:
             messages: The messages.
-            tools: Tools that the prompt tells of, in any form that LangChain takes.
+            tools: The prompt's tools, in any form that LangChain takes.
 
         Raises:
             InvalidRequestError: A message is not text of a chat.
@@ -627,7 +627,7 @@ class ChatKVFork(LocalChatModel):
             return self._convert_input(messages).to_messages()
         except (TypeError, ValueError, NotImplementedError) as error:
             raise InvalidRequestError(
-                f"messages are not possible: give text, or a list of messages. ({error})"
+                f"messages are not possible: pass text, or a list of messages. ({error})"
             ) from error
 
     @langchain_errors()
@@ -644,7 +644,7 @@ class ChatKVFork(LocalChatModel):
             if name in options:
                 raise InvalidRequestError(
                     f"{name} cannot change from call to call, since the engine is built with it: "
-                    f"give it to {type(self).__name__}(...)."
+                    f"pass it to {type(self).__name__}(...)."
                 )
         more = [*_stop_strings(stop), *_stop_strings(options.pop("stop_sequences", None))]
         refuse_unknown(options, _CALL_FIELDS, f"A call of {type(self).__name__}", OTHER_NAMES)

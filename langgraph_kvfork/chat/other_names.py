@@ -16,7 +16,7 @@ OTHER_NAMES = {
     "vocab_only": "get_num_tokens and profile need no such model",
     "suffix": _CHAT,
     "echo": _CHAT,
-    "model_kwargs": "give what is in it as arguments",
+    "model_kwargs": "pass what is in it as arguments",
     "grammar_path": "grammar=Path(...).read_text() is the same",
     # ChatOllama of langchain-ollama
     "model": "model_path takes a GGUF file; from_pretrained downloads one",

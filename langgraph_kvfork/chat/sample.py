@@ -25,7 +25,7 @@ def of_sample(request: Request) -> Request:
     if sample.number == 0 and name is not None:
         warn(
             f"All {sample.count} answers to one prompt will be equal, since {name} takes the most "
-            "likely token each time: leave it out, or give another value, as "
+            "likely token each time: leave it out, or pass another value, as "
             "llm.bind(temperature=0.8).",
             EqualAnswersWarning,
         )

@@ -68,7 +68,7 @@ def watched_pool(engine: Engine, run_id: int) -> Iterator[Callable[[Event], None
     """Warn once per run if the pool could not hold all of its overlapping calls.
 
     Args:
-        engine: Who computes the call.
+        engine: The engine that computes the call.
         run_id: The run that it is a part of; 0: none.
 
     Yields:

@@ -30,7 +30,7 @@ Schema: TypeAlias = Union[dict[str, Any], type]  # noqa: UP007
 """JSON schema, a TypedDict, or a pydantic model (of version 1 or 2)."""
 
 _OF_FUNCTION = {"parameters", "input_schema", "function"}
-"""What tells a function's description, as providers have it, from a JSON schema."""
+"""Keys by which a function's description, as providers have it, differs from a JSON schema."""
 
 _OF_JSON_SCHEMA = NOT_PLAIN | {
     "$ref",
@@ -54,7 +54,7 @@ _OF_JSON_SCHEMA = NOT_PLAIN | {
     "then",
     "type",
 }
-"""What tells a JSON schema without a title from other dicts."""
+"""Keywords by which a JSON schema without a title differs from other dicts."""
 
 CHECKED_LATER = "kvfork_checked_later"
 """A key of `response_format`: the caller checks the answer itself, and gets it as it is."""
@@ -88,7 +88,7 @@ def schema_of(response_format: object) -> dict[str, Any] | None:
                 warn_of_dropped(held_answer(schema), "response_format's schema")
             return schema
     raise InvalidRequestError(
-        f"response_format={shown(response_format)} is not possible: give "
+        f"response_format={shown(response_format)} is not possible: pass "
         '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}, '
         '{"type": "json_object"}, {"type": "text"}, or a class.'
     )
@@ -113,10 +113,10 @@ def json_schema(schema: Schema) -> dict[str, Any]:
         if isinstance(error, InvalidRequestError):
             raise
         raise InvalidRequestError(
-            f"schema={shown(schema)} is not possible: give a pydantic model, a TypedDict or JSON "
+            f"schema={shown(schema)} is not possible: pass a pydantic model, a TypedDict or JSON "
             f"schema. ({error})"
         ) from error
-    require(isinstance(converted["title"], str), "schema", schema, "give a string as its title")
+    require(isinstance(converted["title"], str), "schema", schema, "pass a string as its title")
     check_schema(converted, "schema")
     return converted
 
@@ -147,13 +147,13 @@ def structured_output(
     **kwargs: Any,
 ) -> Runnable[LanguageModelInput, Any]:
     """Return a model whose answers are objects; see `ChatKVFork.with_structured_output`."""
-    require(isinstance(include_raw, bool), "include_raw", include_raw, "give True or False")
-    require(method in METHODS, "method", method, f"give one of {', '.join(METHODS)}")
+    require(isinstance(include_raw, bool), "include_raw", include_raw, "pass True or False")
+    require(method in METHODS, "method", method, f"pass one of {', '.join(METHODS)}")
     require(
         schema is not None or method == "json_mode",
         "schema",
         schema,
-        "give a pydantic model, a TypedDict or JSON schema",
+        "pass a pydantic model, a TypedDict or JSON schema",
     )
     converted = {"type": "object"} if schema is None else json_schema(schema)
     described = {
@@ -200,7 +200,7 @@ def structured_output(
 
 def _tool(schema: dict[str, Any]) -> dict[str, Any]:
     kind = schema.get("type", "object")
-    require(kind == "object", "schema", schema, 'give one of type "object", or another method')
+    require(kind == "object", "schema", schema, 'pass one of type "object", or another method')
     parameters = {k: v for k, v in schema.items() if k not in {"title", "description"}}
     function = {"name": schema["title"], "parameters": parameters}
     if "description" in schema:

@@ -28,7 +28,7 @@ class _State(TypedDict):
 
 
 async def bench(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure, and tell of each round on stderr.
+    """Measure, and report each round on stderr.
 
     Args:
         options: What the command line gave.

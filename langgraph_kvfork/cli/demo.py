@@ -116,7 +116,7 @@ async def _run(llm: ChatKVFork, document: str, questions: dict[str, str], title:
 async def _watched_prefill(
     llm: ChatKVFork, messages: list[Any], questions: dict[str, str], view: View
 ) -> AsyncIterator[None]:
-    """Show the prefill of a run without sharing, of which no node tells, from the counters."""
+    """Show the prefill of a run without sharing from the counters, since no node reports it."""
     if llm.share_prefix:
         yield
         return
@@ -151,7 +151,7 @@ def _columns(run: Run) -> dict[str, str]:
 def _document(path: Path | None) -> str:
     found = _license() if path is None else path
     if found is None:
-        raise InvalidRequestError("This installation has no LICENSE to read: give a --document.")
+        raise InvalidRequestError("This installation has no LICENSE to read: pass a --document.")
     try:
         return found.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

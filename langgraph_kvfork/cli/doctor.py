@@ -183,6 +183,6 @@ def _model(model: Mapping[str, Any]) -> Iterator[str]:
 
 def _template(model: Mapping[str, Any]) -> str:
     if not model["chat_template"]:
-        return "none in the file: chatml is taken, or give chat_template"
+        return "none in the file: chatml is taken, or pass chat_template"
     tools = "knows tools" if model["tools"] else "knows no tools (they come as text)"
     return f"{tools}, {'thinks' if model['thinks'] else 'does not think'}"

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: What stands behind the program's name; None: take it from `sys.argv`.
+        arguments: The words behind the program's name; None: those of `sys.argv`.
 
     Returns:
         The exit status: 0; 1 if it failed, with the reason on stderr; 2 if it was called wrongly;
@@ -158,7 +158,7 @@ def _positive(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not possible: give a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not possible: pass a number from 1 on")
     return number
 
 

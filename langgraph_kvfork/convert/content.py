@@ -88,7 +88,7 @@ def text_of_content(message: BaseMessage, where: str, separator: str) -> str:
             kind = block.get("type") if isinstance(block, Mapping) else type(block).__name__
             raise InvalidRequestError(
                 f"{where}.content[{i}] is a block of type {kind!r}, and this model takes text "
-                'only: give blocks {"type": "text", "text": "..."} or a string.'
+                'only: pass blocks {"type": "text", "text": "..."} or a string.'
             )
         texts += text
     return separator.join(texts)

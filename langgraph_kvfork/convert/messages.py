@@ -30,7 +30,7 @@ def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
         InvalidRequestError: There is no message, or one is not text of a chat.
     """
     if not messages:
-        raise InvalidRequestError("messages=[] is not possible: give at least one message.")
+        raise InvalidRequestError("messages=[] is not possible: pass at least one message.")
     return [_convert(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
@@ -53,7 +53,7 @@ def _convert(message: BaseMessage, where: str) -> dict[str, Any]:
             message, {"role": message.role, "content": text_of_content(message, where, "\n")}
         )
     raise InvalidRequestError(
-        f"{where} is a {type(message).__name__}, which no chat template knows: give a "
+        f"{where} is a {type(message).__name__}, which no chat template knows: pass a "
         "SystemMessage, HumanMessage, AIMessage, ToolMessage or ChatMessage."
     )
 
@@ -94,13 +94,13 @@ def _convert_answer(message: AIMessage, where: str) -> dict[str, Any]:
     reasoning = message.additional_kwargs.get("reasoning_content")
     if reasoning:
         name = f'{where}.additional_kwargs["reasoning_content"]'
-        require(isinstance(reasoning, str), name, reasoning, "give a string")
+        require(isinstance(reasoning, str), name, reasoning, "pass a string")
         converted["reasoning_content"] = reasoning
     return converted
 
 
 def _json(arguments: object, where: str) -> str:
-    require(is_json_object(arguments), where, arguments, "give a dict of values that JSON can hold")
+    require(is_json_object(arguments), where, arguments, "pass a dict of values that JSON can hold")
     return json.dumps(arguments, ensure_ascii=False)
 
 

@@ -47,7 +47,7 @@ def read_choice(choice: object, known: Sequence[str]) -> Choice:
     found = _read(choice)
     names = None if found is None else found.names
     is_valid = found is not None and (names is None or (bool(names) and set(names) <= set(known)))
-    remedy = f"give auto, none, any or the name of a tool: {', '.join(known)}"
+    remedy = f"pass auto, none, any or the name of a tool: {', '.join(known)}"
     require(is_valid, "tool_choice", choice, remedy)
     assert found is not None
     return found

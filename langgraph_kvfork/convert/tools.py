@@ -83,7 +83,7 @@ def openai_tools(
     Raises:
         InvalidRequestError: One is nothing that LangChain can convert.
     """
-    require(isinstance(tools, (list, tuple)), name, tools, "give a list of tools")
+    require(isinstance(tools, (list, tuple)), name, tools, "pass a list of tools")
     converted: list[dict[str, Any]] = []
     for i, tool in enumerate(tools):
         if isinstance(tool, dict):
@@ -94,18 +94,18 @@ def openai_tools(
             own = recursive_parameters(tool)
         except (KeyError, TypeError, ValueError, RecursionError, PydanticUserError) as error:
             raise InvalidRequestError(
-                f"{name}[{i}]={shown(tool)} is no tool: give a function, a BaseTool, a pydantic "
+                f"{name}[{i}]={shown(tool)} is no tool: pass a function, a BaseTool, a pydantic "
                 f"model, a TypedDict or OpenAI's JSON. ({error})"
             ) from error
         where = f"{name}[{i}]"
         require(isinstance(called, str) and bool(called), where, tool, "give it a name")
         description = schema["function"].get("description", "")
-        require(isinstance(description, str), where, tool, "give a string as its description")
+        require(isinstance(description, str), where, tool, "pass a string as its description")
         if own:
             schema["function"]["parameters"] = own
         parameters = schema["function"].get("parameters")
         parameters = {} if parameters is None else parameters
-        require(isinstance(parameters, dict), f"{where}.parameters", parameters, "give JSON schema")
+        require(isinstance(parameters, dict), f"{where}.parameters", parameters, "pass JSON schema")
         check_schema(parameters, f"{where}'s parameters")
         converted.append(schema)
     return converted
@@ -134,7 +134,7 @@ def chosen_tools(
         parallel is None or isinstance(parallel, bool),
         "parallel_tool_calls",
         parallel,
-        "give True, False or None",
+        "pass True, False or None",
     )
     schemas = tuple(openai_tools(() if tools is None else tools))
     in_prompt = None
@@ -144,7 +144,7 @@ def chosen_tools(
     if not schemas:
         kind = choice.get("type") if isinstance(choice, dict) else choice
         is_valid = kind in (False, "auto", "none") or choice is None
-        require(is_valid, "tool_choice", choice, "give tools to choose from, too")
+        require(is_valid, "tool_choice", choice, "pass tools to choose from, too")
         return Tools(in_prompt=in_prompt)
     read = read_choice(choice, list(by_name))
     parallel = read.parallel if parallel is None else parallel

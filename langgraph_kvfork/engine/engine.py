@@ -87,7 +87,7 @@ class Engine:
         try:
             opened.result()
         except BaseException:
-            # who waited was interrupted: nobody wants it any more
+            # this thread was interrupted: nobody wants the engine any more
             opened.add_done_callback(self._close_unwanted)
             raise
 
@@ -98,7 +98,7 @@ class Engine:
             # if the process ends, it knows by now that there is a library
             with native_work:
                 self._open()
-        except BaseException as error:  # noqa: BLE001 - raised by who waits
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             opened.set_exception(error)
         else:
             opened.set_result(None)
@@ -202,7 +202,7 @@ class Engine:
         try:
             return future.result()
         except KVForkError:
-            return None  # whoever asked for it was told
+            return None  # whoever asked for it got the error
 
     @classmethod
     def all(cls) -> tuple[Engine, ...]:
@@ -346,7 +346,7 @@ class Engine:
             )
 
     def answer_reader(self, rendered: RenderedPrompt) -> AnswerReader:
-        """Return what reads the answer to a prompt: its text, thoughts and tool calls."""
+        """Return a reader for the answer to a prompt: its text, thoughts and tool calls."""
         return AnswerReader(self._native, rendered.answer_format)
 
     def tokenize(
@@ -369,7 +369,7 @@ class Engine:
             EngineClosedError: The engine is closed.
         """
         known = isinstance(text, (str, RenderedPrompt))
-        require(known, "text", text, "give a string, or what render() returned")
+        require(known, "text", text, "pass a string, or what render() returned")
         with self._use():
             return tokenize(
                 self._native,
@@ -406,7 +406,7 @@ class Engine:
             n_vocab = llama.llama_vocab_n_tokens(self._vocab)
             if not 0 <= token < n_vocab:
                 raise InvalidRequestError(
-                    f"token={token!r} is not possible: give 0 to {n_vocab - 1}."
+                    f"token={token!r} is not possible: pass 0 to {n_vocab - 1}."
                 )
             while True:
                 piece = ctypes.create_string_buffer(size)
@@ -585,7 +585,7 @@ class Engine:
 
 
 def _check_run_id(run_id: int) -> None:
-    check_integer("run_id", run_id, "give a number, or 0 for no run", low=0, high=2**64 - 1)
+    check_integer("run_id", run_id, "pass a number, or 0 for no run", low=0, high=2**64 - 1)
 
 
 def _build(params: EngineParams) -> Engine:
@@ -645,7 +645,7 @@ def _end() -> None:
         engine._dispatcher.mute()
     kvf = native().kvf
     if not any(engine.params.verbose for engine in Engine.all()):
-        # llama.cpp would tell of what this aborts as of a failure
+        # llama.cpp would log what this aborts as a failure
         kvf.kvf_set_log_level(LogLevel.NONE)
     kvf.kvf_stop_loading()
     wait_for_work()

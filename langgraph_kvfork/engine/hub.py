@@ -51,10 +51,10 @@ def download(
         InvalidRequestError: No file matches, or more than one.
     """
     for name, value in (("repo_id", repo_id), ("filename", filename)):
-        require(bool(value), name, value, "give its name")
+        require(bool(value), name, value, "pass its name")
     for name, folder in (("local_dir", local_dir), ("cache_dir", cache_dir)):
         # an empty path, of a variable that is not set, would be the working directory
-        require(folder is None or bool(os.fspath(folder)), name, folder, "give a folder, or None")
+        require(folder is None or bool(os.fspath(folder)), name, folder, "pass a folder, or None")
     hub = _huggingface_hub()
     source = {
         "repo_id": repo_id,
@@ -112,7 +112,7 @@ def _match(pattern: str, names: Sequence[str], repo_id: str) -> str:
         return found[0]
     if found:
         raise InvalidRequestError(
-            f"filename={pattern!r} matches {len(found)} files in {repo_id}: give one of "
+            f"filename={pattern!r} matches {len(found)} files in {repo_id}: pass one of "
             f"{', '.join(found)}."
         )
     models = [name for name in names if PurePosixPath(name).suffix == ".gguf"]

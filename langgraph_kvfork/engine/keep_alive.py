@@ -29,7 +29,7 @@ def keep_alive_seconds(keep_alive: object) -> float | None:
         InvalidRequestError: It is no such thing.
     """
     seconds = _seconds(keep_alive)
-    remedy = 'give seconds, a duration such as "5m" or "1h30m", 0 for at once, or -1 for ever'
+    remedy = 'pass seconds, a duration such as "5m" or "1h30m", 0 for at once, or -1 for ever'
     require(seconds is not None and not math.isnan(seconds), "keep_alive", keep_alive, remedy)
     assert seconds is not None
     return seconds if 0 <= seconds <= threading.TIMEOUT_MAX else None

@@ -138,9 +138,9 @@ def check_file(name: str, path: str, files: Sequence[str]) -> None:
     where = f"{name}={path!r}"
     for file in map(Path, files):
         if not file.exists():
-            raise ModelLoadError(f"{where} does not exist: give the path of a GGUF file.")
+            raise ModelLoadError(f"{where} does not exist: pass the path of a GGUF file.")
         if not file.is_file():
-            raise ModelLoadError(f"{where} is not a file: give the path of a GGUF file.")
+            raise ModelLoadError(f"{where} is not a file: pass the path of a GGUF file.")
         try:
             with file.open("rb") as opened:
                 magic = opened.read(4)
@@ -148,7 +148,7 @@ def check_file(name: str, path: str, files: Sequence[str]) -> None:
             raise ModelLoadError(f"{where} cannot be read: {error}.") from error
         if magic != b"GGUF":
             raise ModelLoadError(
-                f"{where} is not a GGUF file (it begins with {magic!r}): give one, or convert the "
+                f"{where} is not a GGUF file (it begins with {magic!r}): pass one, or convert the "
                 "model with llama.cpp's convert_hf_to_gguf.py."
             )
 

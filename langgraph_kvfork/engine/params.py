@@ -45,8 +45,8 @@ _FIRST_PART = re.compile(r"(?P<name>.*)-00001-of-(?P<count>\d{5})\.gguf$", re.DO
 class EngineParams:
     """A model file and how to run it. Names are those of `llama_cpp.Llama`.
 
-    Parameters that come to the same share one engine. What is None is left to llama.cpp, which
-    takes it from the model where the model says something.
+    Parameters that come to the same share one engine. None leaves a value to llama.cpp, which takes
+    it from the model if the model has it.
 
     Relative paths and links are resolved when this is made, and no more: a later `os.chdir`, or a
     link that points elsewhere, changes nothing.
@@ -98,7 +98,7 @@ class EngineParams:
             each step also has the writing branches to compute. It does not hold with
             `batch_invariant`.
         verbose: Send all of llama.cpp's messages to stderr, not only errors. It holds for the whole
-            process, the engine built last decides, and it is no part of an engine's identity.
+            process; the engine built last decides. Engines that differ in it alone are one.
         model_files: Where `model_path` led: the file, or all files of a split model.
         lora_file: Where `lora_path` led.
 
@@ -171,7 +171,7 @@ def _model_files(path: str) -> tuple[str, ...]:
 
 
 def weights_key(params: EngineParams, llama: ModuleType) -> Hashable:
-    """Return what of `params` decides what is loaded: engines that agree in it share weights.
+    """Return the parameters that decide what is loaded: engines with equal keys share weights.
 
     An adapter is a part of it. llama.cpp lists adapters in the model, so one that was added later
     could disturb those who compute with that.
@@ -247,7 +247,7 @@ def model_params(params: EngineParams, llama: ModuleType, kvf: ctypes.CDLL) -> A
             len(params.tensor_split) <= devices,
             "tensor_split",
             params.tensor_split,
-            f"give at most {devices} numbers",
+            f"pass at most {devices} numbers",
         )
         # the struct keeps the array alive
         native.tensor_split = (llama.ctypes.c_float * devices)(*params.tensor_split)
@@ -320,6 +320,6 @@ def _ggml_type(name: str, value: str | int, llama: ModuleType) -> int:
     number = types.get(value.lower()) if isinstance(value, str) else value
     if number is None or number not in types.values():
         raise InvalidRequestError(
-            f"{name}={value!r} is not possible: give one of {', '.join(sorted(types))}."
+            f"{name}={value!r} is not possible: pass one of {', '.join(sorted(types))}."
         )
     return number

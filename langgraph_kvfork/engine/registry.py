@@ -52,7 +52,7 @@ class Registry(Generic[_Key, _Value]):
                     del self._futures[key]
 
     def reset(self) -> None:
-        """Forget all, in a process that was forked off: it has not the threads that build."""
+        """Forget all, in a process that was forked off: the threads that build are not there."""
         self._lock = threading.RLock()
         self._futures = {}
 

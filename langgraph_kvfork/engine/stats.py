@@ -38,14 +38,14 @@ class EngineStats:
         preempted_tokens: Cells that branches gave up in these.
         recomputed_tokens: How many of `prefilled_tokens` had been computed before, and given up.
         evictions: Snapshots dropped to make room.
-        evictions_to_start: How many of these went for a branch that was to start; the others for
-            the next tokens of running ones.
+        evictions_to_start: How many of these made room for a branch to start; the others, for the
+            next tokens of running branches.
         steps: Batches computed.
         pages_read: Stretches of 64 cells that attention has read for these, each once a batch, over
             all parts of the memory.
         branches_started: Branches that got a sequence.
-        wait_ms: How long these had waited for it, together, in milliseconds.
-        wait_ms_max: How long the one of them had that waited longest.
+        wait_ms: How long all of these together had waited for it, in milliseconds.
+        wait_ms_max: The longest of these waits, in milliseconds.
         gap_ms_max: The longest time between two tokens of a branch, in milliseconds.
         cells_total: KV cells; each holds one token.
         cells_used: KV cells in use.
@@ -55,7 +55,7 @@ class EngineStats:
         branches_running: Branches that have a sequence.
         branches_waiting: Branches that wait for one.
         snapshots: Prefixes that are there for later forks.
-        snapshots_kept: How many of these a run needs that is not over; they go last.
+        snapshots_kept: How many of these belong to a run that is not over; they are dropped last.
         parts: The parts of the memory. The first one keeps all tokens: its cells are `cells_total`
             and `cells_used`. A recurrent model has none.
     """

@@ -1,4 +1,4 @@
-"""The branches of a fan-out: what a caller may give, and the calls that come of it."""
+"""The branches of a fan-out: what a caller may pass, and the calls that follow from it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class ForkBranch:
 
     Attributes:
         messages: What it adds to the shared messages.
-        llm: Who answers; None: the node's `llm`. Arguments are bound to it as everywhere in
-            LangChain: `llm.bind(...)`, `llm.bind_tools(...)`, `llm.with_structured_output(...)`.
+        llm: The model that answers; None: the node's `llm`. Arguments are bound to it as everywhere
+            in LangChain: `llm.bind(...)`, `llm.bind_tools(...)`, `llm.with_structured_output(...)`.
             Tools stand at the beginning of a prompt, so branches share it if they have the same.
             An agent, or another compiled graph, gets the messages as its state's.
     """
@@ -55,20 +55,20 @@ class ForkBranch:
             not _is_model(self.messages),
             "messages",
             self.messages,
-            "give what to ask first, and the model after it: ForkBranch(messages, llm)",
+            "pass what to ask first, and the model after it: ForkBranch(messages, llm)",
         )
         require(
             as_function("messages", self.messages, "state") is not None
             or is_messages(self.messages),
             "messages",
             self.messages,
-            "give text, a list of messages, or a function of the state that returns one of these",
+            "pass text, a list of messages, or a function of the state that returns one of these",
         )
         require(
             self.llm is None or isinstance(self.llm, Runnable),
             "llm",
             self.llm,
-            "give a ChatKVFork, or None for the node's",
+            "pass a ChatKVFork, or None for the node's",
         )
 
 
@@ -86,7 +86,7 @@ class Plan:
 
     Attributes:
         name: Its name.
-        llm: Who answers.
+        llm: The model that answers.
         messages: The whole prompt; for a graph, its input.
         sample: Which of several answers to one prompt it is; None: of its own.
     """
@@ -98,7 +98,7 @@ class Plan:
 
 
 def check_branches(name: str, branches: object) -> Branches:
-    """Refuse what is not branches.
+    """Refuse a value that is not branches.
 
     Args:
         name: Where they are from, for the message.
@@ -109,7 +109,7 @@ def check_branches(name: str, branches: object) -> Branches:
     """
     if not isinstance(branches, (Mapping, Sequence)) or isinstance(branches, (str, bytes)):
         raise InvalidRequestError(
-            f"{name}={branches!r} is not possible: give a dict with one entry per branch, from its "
+            f"{name}={branches!r} is not possible: pass a dict with one entry per branch, from its "
             "name to what it asks; or a list."
         )
     for key, spec in _items(branches):
@@ -121,7 +121,7 @@ def check_branches(name: str, branches: object) -> Branches:
             function is not None or is_messages(asked),
             where,
             spec,
-            "give text, a list of messages, a function of the state that returns one of these, or, "
+            "pass text, a list of messages, a function of the state that returns one of these, or, "
             "for a model of its own, ForkBranch(messages, llm)",
         )
         if function is None:
@@ -137,7 +137,7 @@ def plan_branches(
     Args:
         branches: Checked ones.
         shared: What all prompts begin with.
-        llm: Who answers, if the branch has nobody of its own.
+        llm: The model that answers, if the branch has nobody of its own.
 
     Yields:
         The functions among them, to be called with the state.
@@ -173,7 +173,7 @@ def plan_samples(n: int, shared: list[BaseMessage], llm: Runnable[Any, Any]) -> 
     Args:
         n: How many.
         shared: The prompt.
-        llm: Who answers.
+        llm: The model that answers.
     """
     prompt = join(shared)
     return [Plan(str(i), llm, _input(str(i), llm, prompt), Sample(i, n)) for i in range(n)]
@@ -195,7 +195,7 @@ def _input(name: str, llm: Runnable[Any, Any], prompt: list[BaseMessage]) -> Any
         return prompt
     if "messages" not in getattr(graph, "channels", {"messages": None}):
         raise InvalidRequestError(
-            f"branches[{name!r}] is answered by a graph whose state has no key 'messages': give "
+            f"branches[{name!r}] is answered by a graph whose state has no key 'messages': pass "
             "the branch a function of the state that returns the graph's input, a dict."
         )
     return {"messages": prompt}

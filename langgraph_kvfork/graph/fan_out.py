@@ -152,7 +152,7 @@ class FanOut:
         is_async = isinstance(self._run_manager, AsyncCallbackManagerForChainRun)
         manager = AsyncCallbackManager if is_async else CallbackManager
         return {
-            # handlers hear of the branches as the node's own, and nothing of this graph
+            # handlers see the branches as the node's own, and nothing of this graph
             "callbacks": manager(handlers=[], parent_run_id=self._run_manager.run_id),
             "tags": [TAG_HIDDEN],
             "metadata": dict(self._config.get("metadata", {})),

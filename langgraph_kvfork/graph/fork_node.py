@@ -95,8 +95,8 @@ class ForkNode(Runnable[Any, Any]):
             `PrefillNode`.)
 
     Raises:
-        InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key, or what
-            it holds, or what a function returned, are no branches, or a function is async.
+        InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key, the key
+            or a function has something else than branches, or a function is async.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ForkNode(Runnable[Any, Any]):
         max_concurrency: int | None = None,
         stream_tokens: bool = False,
     ) -> None:
-        require(isinstance(llm, Runnable), "llm", llm, "give a ChatKVFork")
+        require(isinstance(llm, Runnable), "llm", llm, "pass a ChatKVFork")
         check_key("messages_key", messages_key)
         check_key("output_key", output_key)
         _check_source(branches, n)
@@ -121,17 +121,17 @@ class ForkNode(Runnable[Any, Any]):
         _check_choice("on_error", on_error, get_args(OnError))
         self._judge = as_function("race", race, "answer")
         is_valid = isinstance(race, bool) or self._judge is not None
-        require(is_valid, "race", race, "give True, or a function of an answer")
+        require(is_valid, "race", race, "pass True, or a function of an answer")
         if max_concurrency is not None:
-            remedy = "give 1 or more, or None for all"
+            remedy = "pass 1 or more, or None for all"
             check_integer("max_concurrency", max_concurrency, remedy, low=1)
         is_valid = isinstance(stream_tokens, bool)
-        require(is_valid, "stream_tokens", stream_tokens, "give True or False")
+        require(is_valid, "stream_tokens", stream_tokens, "pass True or False")
         require(
             output != "reduce" or on_error == "raise",
             "on_error",
             on_error,
-            'give "raise", since a reducer takes no exceptions, or another output than "reduce"',
+            'pass "raise", since a reducer takes no exceptions, or another output than "reduce"',
         )
         self.llm = llm
         self.branches = branches
@@ -229,15 +229,15 @@ class ForkNode(Runnable[Any, Any]):
 
 
 def _check_source(branches: object, n: object) -> None:
-    require((branches is None) != (n is None), "n", n, "give either branches or n")
+    require((branches is None) != (n is None), "n", n, "pass either branches or n")
     if n is not None:
-        check_integer("n", n, "give how many answers you want, 1 or more", low=1)
+        check_integer("n", n, "pass how many answers you want, 1 or more", low=1)
     elif isinstance(branches, str):
         check_key("branches", branches)
     elif as_function("branches", branches, "state") is None:
         checked = check_branches("branches", branches)
-        require(bool(checked), "branches", branches, "give at least one")
+        require(bool(checked), "branches", branches, "pass at least one")
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    require(value in choices, name, value, f"give one of {', '.join(map(repr, choices))}")
+    require(value in choices, name, value, f"pass one of {', '.join(map(repr, choices))}")

@@ -41,7 +41,7 @@ class NodeFunction:
         self.given = given
         self._value = value
         generates = inspect.isgeneratorfunction(given) or inspect.isasyncgenfunction(given)
-        require(not generates, name, given, "give a function that returns, not one that yields")
+        require(not generates, name, given, "pass a function that returns, not one that yields")
         self._more = {} if isinstance(given, Runnable) else _more(name, given, value)
 
     @property
@@ -105,7 +105,7 @@ class NodeFunction:
         """Return what a sync call of an async function raises."""
         return InvalidRequestError(
             f"{self.name}={self.given!r} is async, and a sync call cannot wait for it: call the "
-            "graph with ainvoke() or astream(), or give a function that is not async."
+            "graph with ainvoke() or astream(), or pass a function that is not async."
         )
 
     def _call(self, value: Any, config: RunnableConfig) -> Any:
@@ -193,7 +193,7 @@ def _more(name: str, given: Callable[..., Any], value: str) -> dict[str, str]:
         signature.bind(None, **dict.fromkeys(more))
     except TypeError as error:
         raise InvalidRequestError(
-            f"{name}={given!r} is not possible: give a function of the {value}, and of "
+            f"{name}={given!r} is not possible: pass a function of the {value}, and of "
             f"{', '.join(_MORE)} if it needs them. ({error})"
         ) from error
     return more

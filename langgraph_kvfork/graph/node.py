@@ -44,7 +44,7 @@ def check_key(name: str, key: object) -> None:
     Raises:
         InvalidRequestError: `key` is no text, or empty.
     """
-    require(is_c_text(key) and bool(key), name, key, "give the name of a key of the graph's state")
+    require(is_c_text(key) and bool(key), name, key, "pass the name of a key of the graph's state")
 
 
 def state_value(state: Any, key: str, what: str) -> Any:
@@ -68,7 +68,7 @@ def state_value(state: Any, key: str, what: str) -> Any:
         known = ", ".join(vars(state)) if hasattr(state, "__dict__") else "none"
     argument = "messages_key" if what == "messages" else what
     raise InvalidRequestError(
-        f"The graph's state has no key {key!r} yet: put the {what} there, or give the key that has "
+        f"The graph's state has no key {key!r} yet: put the {what} there, or pass the key that has "
         f'them as {argument}="...". Keys that it has: {known}.'
     )
 
@@ -91,5 +91,5 @@ def check_written(config: RunnableConfig, node: Runnable[Any, Any], key: str) ->
         raise InvalidRequestError(
             f"output_key={key!r} is not possible: the graph's state has no such key, and LangGraph "
             f"would drop what {type(node).__name__} writes to it. Add it to the state's schema, or "
-            f"give a key that it has: {', '.join(known)}."
+            f"pass a key that it has: {', '.join(known)}."
         )

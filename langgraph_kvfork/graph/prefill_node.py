@@ -38,7 +38,7 @@ from langgraph_kvfork.order.prompt import Messages, is_messages, to_messages
 _log = logging.getLogger(__name__)
 
 PREFILL_EVENT = "kvfork_prefill"
-"""Name of the custom event that tells callbacks what the node computed."""
+"""Name of the custom event by which callbacks get the numbers of the node."""
 
 
 def _same(event: dict[str, Any]) -> dict[str, Any]:
@@ -81,8 +81,8 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
             writes no progress then, and an error is logged, not raised: later calls have it too.
 
     Raises:
-        InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key, or what
-            it holds, or what a function returned, are no messages.
+        InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key, or the
+            key or a function has something else than messages.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         self.messages = messages
         self._added = _added(messages)
         self.wait = wait
-        require(isinstance(wait, bool), "wait", wait, "give True or False")
+        require(isinstance(wait, bool), "wait", wait, "pass True or False")
         self.messages_key = messages_key
         check_key("messages_key", messages_key)
 
@@ -206,7 +206,7 @@ def _event(found: Found[ChatKVFork], usage: Usage) -> dict[str, Any]:
 def _found(llm: object, config: RunnableConfig | None = None) -> Found[ChatKVFork]:
     """Return the chat model in what the node was given."""
     found = find_model(llm, ChatKVFork, config)
-    require(found is not None, "llm", llm, "give a ChatKVFork")
+    require(found is not None, "llm", llm, "pass a ChatKVFork")
     assert found is not None
     found.kwargs.pop("ls_structured_output_format", None)
     return found
@@ -218,7 +218,7 @@ def _added(messages: object) -> NodeFunction | list[BaseMessage] | None:
         return None
     if (function := as_function("messages", messages, "state")) is not None:
         return function
-    remedy = "give text, a list of messages, or a function of the state that returns one of these"
+    remedy = "pass text, a list of messages, or a function of the state that returns one of these"
     require(is_messages(messages), "messages", messages, remedy)
     return to_messages("messages", cast("Messages", messages))
 

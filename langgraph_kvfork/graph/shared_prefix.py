@@ -39,7 +39,7 @@ class SharedPrefix(AgentMiddleware):
 
     Args:
         system_prompt: What all prompts begin with; None: no system prompt.
-        tools: The tools of all agents, in the order in which the prompts tell of them. None: those
+        tools: The tools of all agents, in the order of the prompts. None: those
             of the agents that have called so far. A call with new tools changes the prompts, so the
             agents share all of it from the second time on; with `tools`, from the first.
 
@@ -63,10 +63,10 @@ class SharedPrefix(AgentMiddleware):
             system_prompt is None or isinstance(system_prompt, str),
             "system_prompt",
             system_prompt,
-            "give text, or None",
+            "pass text, or None",
         )
         is_valid = tools is None or isinstance(tools, (list, tuple))
-        require(is_valid, "tools", tools, "give a list of tools, or None")
+        require(is_valid, "tools", tools, "pass a list of tools, or None")
         self._system_message = None if system_prompt is None else SystemMessage(system_prompt)
         given = [_as_an_agent_has_it(i, each) for i, each in enumerate(tools or ())]
         self._collects = tools is None
@@ -87,7 +87,7 @@ class SharedPrefix(AgentMiddleware):
 
     def _shared(self, request: ModelRequest) -> ModelRequest:
         model = request.model
-        require(isinstance(model, ChatKVFork), "model", model, "give the agent a ChatKVFork")
+        require(isinstance(model, ChatKVFork), "model", model, "pass the agent a ChatKVFork")
         tools = self._tools_with(openai_tools(request.tools))
         first = [] if self._system_message is None else [self._system_message]
         messages: list[Any] = join([*first, *request.messages])
@@ -101,13 +101,13 @@ class SharedPrefix(AgentMiddleware):
         )
 
     def _tools_with(self, own: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-        """Return what the prompt tells of, an agent's own tools among it."""
+        """Return the tools of the prompt, the agent's own among them."""
         with self._lock:
             new = [tool for tool in own if tool not in self._tools]
             names = {tool["function"]["name"] for tool in self._tools}
             for each in new:
                 remedy = (
-                    "give SharedPrefix(tools=...) the tools of all its agents, and the same ones"
+                    "pass SharedPrefix(tools=...) the tools of all its agents, and the same ones"
                 )
                 require(self._collects, "tool", each, remedy)
                 remedy = "another agent's tool has this name and differs, so rename one of them"

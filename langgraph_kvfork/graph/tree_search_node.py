@@ -80,8 +80,8 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         beam_width: Paths that are kept.
         depth: Most rounds.
         follow_up: What is said between two answers: text, messages, or a function of the path.
-        is_solution: Whether a path has arrived. After a round with such paths the search ends, and
-            only those are kept.
+        is_solution: Whether a path is a solution. After a round with such paths the search ends,
+            and only those are kept.
         messages_key: The state's key of the messages.
         output_key: The state's key of the paths that were kept, the best first. The graph's state
             must have it, as for a `ForkNode`.
@@ -104,20 +104,20 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         messages_key: str = "messages",
         output_key: str = "paths",
     ) -> None:
-        require(isinstance(llm, Runnable), "llm", llm, "give a ChatKVFork")
+        require(isinstance(llm, Runnable), "llm", llm, "pass a ChatKVFork")
         judge = as_function("score", score, "path")
         if judge is None:
             raise InvalidRequestError(
-                f"score={score!r} is not possible: give a function of a path, or a runnable."
+                f"score={score!r} is not possible: pass a function of a path, or a runnable."
             )
         for name, count in {"n": n, "beam_width": beam_width, "depth": depth}.items():
-            check_integer(name, count, "give 1 or more", low=1)
+            check_integer(name, count, "pass 1 or more", low=1)
         self._follow_up = as_function("follow_up", follow_up, "path")
         is_valid = self._follow_up is not None or is_messages(follow_up)
-        require(is_valid, "follow_up", follow_up, "give text, messages or a function of a path")
+        require(is_valid, "follow_up", follow_up, "pass text, messages or a function of a path")
         self._is_solution = as_function("is_solution", is_solution, "path")
         is_valid = is_solution is None or self._is_solution is not None
-        require(is_valid, "is_solution", is_solution, "give a function of a path, or None")
+        require(is_valid, "is_solution", is_solution, "pass a function of a path, or None")
         check_key("messages_key", messages_key)
         check_key("output_key", output_key)
         self.llm = llm
@@ -198,7 +198,7 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
     def _root(self, state: Any) -> Path:
         name = f"state[{self.messages_key!r}]"
         root = to_messages(name, state_value(state, self.messages_key, "messages"))
-        require(bool(root), name, root, "give at least one message")
+        require(bool(root), name, root, "pass at least one message")
         return root
 
     def _prompts(self, paths: Sequence[Path]) -> list[Path]:
@@ -236,7 +236,7 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
     def _prune(
         self, answered: Sequence[Path], judged: Mapping[str, tuple[float, bool]]
     ) -> tuple[list[tuple[float, Path]], bool]:
-        """Return the best paths, and whether they are where the search wanted to be."""
+        """Return the best paths, and whether they are solutions."""
         paths = zip(judged.values(), answered, strict=True)
         scored = sorted(
             ((score, is_solution, path) for (score, is_solution), path in paths),
@@ -290,7 +290,7 @@ def _with_answers(prompts: Sequence[Path], answers: Sequence[Any]) -> list[Path]
     for prompt, answer in zip(prompts, answers, strict=True):
         if not isinstance(answer, AIMessage):
             raise InvalidRequestError(
-                f"llm answered {answer!r}, which cannot go on: give a chat model without a parser."
+                f"llm answered {answer!r}, which cannot go on: pass a chat model without a parser."
             )
         path = [*prompt, answer]
         key = tuple(str(message.content) for message in path), repr(answer.tool_calls)

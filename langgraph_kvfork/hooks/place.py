@@ -42,7 +42,7 @@ def graph_runtime() -> Any | None:
 
 
 def stream_writer() -> Callable[[Any], None] | None:
-    """Return what writes to the `custom` stream of the graph; None outside of one."""
+    """Return the function that writes to the graph's `custom` stream; None outside of a graph."""
     return getattr(graph_runtime(), "stream_writer", None)
 
 
@@ -87,7 +87,7 @@ def progress_with_heartbeat(
         InvalidRequestError: `on_progress` is not a function.
     """
     callback = on_progress is None or callable(on_progress)
-    require(callback, "on_progress", on_progress, "give a function that takes a PrefillProgress")
+    require(callback, "on_progress", on_progress, "pass a function that takes a PrefillProgress")
     beat = heartbeat()
 
     def report(progress: PrefillProgress) -> None:
@@ -99,7 +99,7 @@ def progress_with_heartbeat(
 
 
 def stream_item(metadata: Mapping[str, Any], **content: Any) -> dict[str, Any]:
-    """Return what we write to a graph's `custom` stream: who writes it, and what.
+    """Return an item for a graph's `custom` stream: its node, its branch and its content.
 
     Args:
         metadata: The call's.
@@ -113,13 +113,13 @@ def stream_item(metadata: Mapping[str, Any], **content: Any) -> dict[str, Any]:
 
 
 def token_writer(*, begin: bool) -> Callable[[Any], None] | None:
-    """Return what writes branches' texts to the graph's `custom` stream.
+    """Return the function that writes branches' texts to the graph's `custom` stream.
 
     Args:
-        begin: Write them in any case; otherwise, if that of a branch around them is written.
+        begin: Write them in any case. False: only if the text of a branch around them is.
 
     Returns:
-        None outside of a graph, and if nobody wants to have them.
+        None outside of a graph, and if nobody asked for the texts.
     """
     return stream_writer() if begin or _listener.get() is not None else None
 
@@ -127,11 +127,11 @@ def token_writer(*, begin: bool) -> Callable[[Any], None] | None:
 def token_listener_of(
     metadata: Mapping[str, Any], write: Callable[[Any], None] | None
 ) -> Listener | None:
-    """Return what takes a branch's text and writes it to a stream.
+    """Return a function that writes a branch's text to a stream.
 
     Args:
         metadata: The branch's.
-        write: What writes; None: nobody does.
+        write: Writes an item to the stream; None: there is nothing to write.
     """
     if write is None:
         return None

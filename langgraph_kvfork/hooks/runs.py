@@ -43,7 +43,7 @@ class Run:
         return self._id
 
     def end(self) -> None:
-        """Tell the engines that it is over."""
+        """End it in all engines."""
         self._is_over = True
         for engine in list(self._engines):
             engine.end_run(self._id)
@@ -77,7 +77,7 @@ class Runs:
         self._runs[part] = run
 
     def end(self, part: UUID, parent: UUID | None) -> None:
-        """Forget a part; if it is a run, forget it all and tell the engines, unless it goes on."""
+        """Forget a part; if it is a run, forget it all and end it, unless it goes on."""
         run = self._runs.pop(part, None)
         if run is None:
             return
@@ -124,7 +124,7 @@ class RunHandler(BaseCallbackHandler):
     def on_chat_model_start(
         self, *args: Any, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
-        """Leave the call its run: LangChain tells some calls, but not all, who their parent is."""
+        """Leave the call its run: LangChain passes the parent to some calls, but not to all."""
         _of_call.set(_runs.get(parent_run_id))
 
     def on_chain_end(

@@ -29,10 +29,10 @@ def arrange(context: Messages, role: str, question: str | None = None) -> list[B
     Raises:
         InvalidRequestError: An argument is no text, or no messages.
     """
-    require(is_messages(context), "context", context, "give text or messages")
-    require(is_c_text(role) and bool(role), "role", role, "give text")
+    require(is_messages(context), "context", context, "pass text or messages")
+    require(is_c_text(role) and bool(role), "role", role, "pass text")
     is_valid = question is None or (is_c_text(question) and bool(question))
-    require(is_valid, "question", question, "give text, or leave it out")
+    require(is_valid, "question", question, "pass text, or leave it out")
     ending = role if question is None else f"{role}\n\n{question}"
     is_text = isinstance(context, str)
     shared = to_messages("context", [("system", context)] if is_text else context)

@@ -28,14 +28,14 @@ def to_messages(name: str, value: Messages) -> list[BaseMessage]:
         value: The messages; text is a human's.
 
     Raises:
-        InvalidRequestError: They are none.
+        InvalidRequestError: `value` is neither text nor messages.
     """
     try:
         messages: Any = [value] if _is_one_message(value) else value
         return convert_to_messages(messages)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise InvalidRequestError(
-            f"{name}={value!r} is not possible: give text, or messages as LangChain takes them. "
+            f"{name}={value!r} is not possible: pass text, or messages as LangChain takes them. "
             f"({error})"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Telling that a chat template leaves out thoughts which the cache has, so what follows is lost."""
+"""Warns of a chat template that leaves out thoughts in the cache, so that what follows is lost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ThoughtsDroppedWarning(UserWarning):
 
 
 class RenderPrompt(Protocol):
-    """What renders messages as the call does, but for what is changed."""
+    """Renders messages as the call does, with other variables or without thinking."""
 
     def __call__(
         self,
@@ -70,10 +70,10 @@ class RenderPrompt(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DroppedThoughts:
-    """Thoughts that an earlier prompt or its answer had, and this prompt has not.
+    """Thoughts of an earlier prompt, or of its answer, that this prompt lacks.
 
     Attributes:
-        index: The first message whose they are.
+        index: The first message that lost its thoughts.
         answer: The last answer; the prompt before it is the earlier one.
         before: The earlier prompt.
         again: What is computed again because of them.
@@ -86,7 +86,7 @@ class DroppedThoughts:
 
 
 _prompts: dict[int, None] = {}
-"""What engines were given, as hashes."""
+"""Prompts that engines have computed, as hashes."""
 
 _warned: dict[object, object] = {}
 """Models and templates that were warned of, and a mark of who did it."""
@@ -96,7 +96,7 @@ def watch_thoughts(engine: Engine, messages: Messages, prompt: str, render: Rend
     """Warn once of each model whose chat template drops thoughts that a snapshot has.
 
     Args:
-        engine: Who computes it.
+        engine: The engine that computes it.
         messages: The prompt, as messages.
         prompt: The prompt.
         render: What rendered it.

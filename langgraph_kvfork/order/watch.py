@@ -1,4 +1,4 @@
-"""Telling that parallel branches compute the same text because of the order of their messages."""
+"""Warns of parallel branches that compute the same text because of the order of messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Call:
     """A call that runs; forgotten when it ends.
 
     Attributes:
-        engine: Who computes it.
+        engine: The engine that computes it.
         run: What all calls of a graph's run have in common; None outside, and with releases of
             LangGraph that have nothing of the kind.
         node: The graph's node; "" outside.
@@ -83,7 +83,7 @@ def watched_order(
     `MessageOrderWarning`: one per graph, and one for all calls outside of graphs.
 
     Args:
-        engine: Who computes it.
+        engine: The engine that computes it.
         messages: The prompt, as messages.
         prompt: The prompt.
         shared: Whether the call takes part in sharing at all.

@@ -32,11 +32,11 @@ from langgraph_kvfork.report.view import html, mermaid, text
 
 
 class ForkReport(Counts, BaseCallbackHandler):
-    """Tells of a run what was prefilled, forked and generated, by node and branch.
+    """Counts what a run prefilled, forked and generated, by node and branch.
 
-    It is a callback handler, for one run, and a context manager, for all runs in its block. What
-    is counted are calls of `ChatKVFork` that ended well, and `PrefillNode`s: the engine's own
-    counts, from the answers' metadata. `print` shows a table, notebooks show it with bars.
+    It is a callback handler, for one run, and a context manager, for all runs in its block. It
+    counts calls of `ChatKVFork` that ended well, and `PrefillNode`s, with the engine's own numbers
+    from the answers' metadata. `print` shows a table, notebooks show it with bars.
 
     Example:
         ```python
@@ -68,7 +68,7 @@ class ForkReport(Counts, BaseCallbackHandler):
         self._outer: ForkReport | None = None
 
     #
-    # what it says
+    # results
     #
 
     @property
@@ -138,7 +138,7 @@ class ForkReport(Counts, BaseCallbackHandler):
             report._n_failed = int(data["unfinished"]) - report._n_cancelled
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InvalidRequestError(
-                f"path={os.fspath(path)!r} is no saved report: give a file that ForkReport.save "
+                f"path={os.fspath(path)!r} is no saved report: pass a file that ForkReport.save "
                 f"wrote. ({error!r})"
             ) from error
         return report
@@ -156,7 +156,7 @@ class ForkReport(Counts, BaseCallbackHandler):
         return html(self)
 
     #
-    # how it hears of it
+    # what LangChain calls
     #
 
     def __enter__(self) -> Self:

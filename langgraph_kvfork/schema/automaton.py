@@ -16,7 +16,7 @@ MAX_STATES = 2000
 """More make a grammar that costs more than it is worth."""
 
 ANY: Ranges = ((0, 0xD7FF), (0xE000, 0x10FFFF))
-"""All characters; surrogates are none."""
+"""All characters; surrogates are not characters."""
 
 _RAW: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7E), (0x80, 0xD7FF), (0xE000, 0x10FFFF))
 """Those that stand for themselves in JSON."""
@@ -80,8 +80,8 @@ def explored(start, edges, accepts) -> Automaton:  # type: ignore[no-untyped-def
 
     Args:
         start: The first state.
-        edges: What tells, of a state, its characters and the states that they lead to.
-        accepts: What tells whether a string may end in a state.
+        edges: Returns the characters of a state, and the states that they lead to.
+        accepts: Returns whether a string may end in a state.
 
     Raises:
         TooLargeError: It has too many states.
@@ -128,7 +128,7 @@ def _without_dead(edges: list[list[tuple[Ranges, int]]], accepting: set[int]) ->
 
 
 def lengths(low: int, high: int | None) -> Automaton:
-    """Return what takes strings of `low` to `high` characters.
+    """Return the automaton of all strings of `low` to `high` characters.
 
     Raises:
         TooLargeError: It has too many states.
@@ -143,7 +143,7 @@ def lengths(low: int, high: int | None) -> Automaton:
 
 
 def words(some: Iterable[str]) -> Automaton:
-    """Return what takes these strings and no others."""
+    """Return the automaton of these strings and no others."""
     nodes: list[dict[str, int]] = [{}]
     accepting = set()
     for word in some:

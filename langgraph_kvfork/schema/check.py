@@ -12,14 +12,14 @@ from langgraph_kvfork.checks import is_unicode
 from langgraph_kvfork.errors import InvalidRequestError
 
 Check = Callable[[object], str | None]
-"""Takes what JSON holds, and tells why it does not match; None: it does."""
+"""A function of a JSON value that returns why it does not match; None: it matches."""
 
 _DRAFTS = (
     "https://json-schema.org/draft/2020-12/schema",
     "http://json-schema.org/draft-07/schema#",
     "http://json-schema.org/draft-04/schema#",
 )
-"""The newest first: what a schema that does not name its draft is read as, if it is one of it."""
+"""The newest first. A schema that names no draft is read as the first one that it is valid in."""
 
 
 def parse_json(text: str) -> Any:
@@ -35,7 +35,7 @@ def parse_json(text: str) -> Any:
 
 
 def schema_check(schema: dict[str, Any] | bool, where: str = "schema") -> Check:
-    """Return what checks values against a schema, their formats included.
+    """Return a function that checks values against a schema, their formats included.
 
     Args:
         schema: JSON schema, of the draft that its `$schema` names, or else of any.

@@ -1,4 +1,4 @@
-"""Formats of strings, as patterns of what is good of each for sure."""
+"""Formats of strings, as patterns that only valid strings of each match."""
 
 from __future__ import annotations
 

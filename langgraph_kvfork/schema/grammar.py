@@ -124,7 +124,7 @@ def object_properties(root: dict[str, Any]) -> tuple[list[Object], dict[str, Sch
         shapes = writer.shapes.of([root])
     except TooManyShapesError as error:
         raise InvalidRequestError(
-            "A tool's parameters are not possible: their unions multiply to too many objects; give "
+            "A tool's parameters are not possible: their unions multiply to too many objects; pass "
             "one object with properties, and the unions in these."
         ) from error
     objects = [shape for shape in shapes if isinstance(shape, Object)]

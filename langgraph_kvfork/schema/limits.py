@@ -1,4 +1,4 @@
-"""What of JSON schema llama.cpp would not refuse by itself, but choke on."""
+"""Schemas that llama.cpp would not refuse by itself, but fail on later."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def check_schema(schema: object, where: str) -> None:
         where: Its name, for the message.
 
     Raises:
-        InvalidRequestError: It is such a one.
+        InvalidRequestError: Nothing can match it, or JSON cannot hold it.
     """
     check_depth(schema, where)
-    require(is_json_object(schema), where, schema, "give a dict of values that JSON can hold")
+    require(is_json_object(schema), where, schema, "pass a dict of values that JSON can hold")
     assert isinstance(schema, dict)
     _check_links(schema, where)
     schema_check(schema, where)
@@ -63,7 +63,7 @@ def check_depth(value: object, where: str) -> None:
     """Refuse what is nested so deep that whoever reads it would run out of stack or memory.
 
     Raises:
-        InvalidRequestError: It is such a one.
+        InvalidRequestError: It is nested so deep.
     """
     level: list[object] = [value]
     for _ in range(_DEEP):
@@ -80,7 +80,7 @@ def check_depth(value: object, where: str) -> None:
             break
     raise InvalidRequestError(
         f"{where} is not possible: it is nested more than {_DEEP} levels of JSON deep, or has more "
-        f"than {_WIDE:,} parts on one; make it flatter, or give parts of it as $defs."
+        f"than {_WIDE:,} parts on one; make it flatter, or move parts of it into $defs."
     )
 
 

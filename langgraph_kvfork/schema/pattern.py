@@ -191,7 +191,7 @@ class _Reader:
         return part
 
     def lookaheads(self) -> list[tuple[_Part, bool]]:
-        """Take lookaheads from the start of the string, and tell for each whether it has to match.
+        """Return the lookaheads at the start of the string, each with whether it has to match.
 
         Elsewhere no automaton is easily what they say.
         """

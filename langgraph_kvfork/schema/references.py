@@ -39,7 +39,7 @@ class References:
         found = self.find(schema, reference)
         if not isinstance(found, (dict, bool)):
             raise InvalidRequestError(
-                f"$ref={reference!r} is not possible: it leads to nothing in its schema; give the "
+                f"$ref={reference!r} is not possible: it leads to nothing in its schema; pass the "
                 "place of one of its parts, such as #/$defs/name."
             )
         return found

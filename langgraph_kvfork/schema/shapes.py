@@ -25,7 +25,7 @@ _MAX_SHAPES = 100
 _MAX_PARTS = 5000
 """That are looked at for one schema; parts that refer to others twice double at each step."""
 
-# what tells, in a schema without type, which kind of value its author has in mind
+# keywords that show, in a schema without type, which kind of value its author has in mind
 _HINTS = {
     "object": {"properties", "required", "additionalProperties", "patternProperties"}
     | {"minProperties", "maxProperties", "propertyNames", "dependentRequired"},
@@ -148,8 +148,8 @@ class Shapes:
 
     Args:
         root: The document.
-        drop: What is told keywords that are only checked.
-        admits: What tells whether a schema of the document takes a value.
+        drop: Called with each keyword that is only checked.
+        admits: Returns whether a schema of the document takes a value.
     """
 
     def __init__(

@@ -80,6 +80,6 @@ def test_a_context_that_memory_cannot_hold_says_how_much_it_asks_for_and_what_to
     error, cells = done.stdout.splitlines()
     # 30 layers x 3 heads x 64 values x 2 bytes, for keys and for values: 4.3 GiB; and the buffers
     assert re.search(r"n_ctx = 200000 asks for about [45]\.\d GiB", error)
-    assert "give n_ctx = 99840 or less" in error
+    assert "pass n_ctx = 99840 or less" in error
     assert "failed to allocate" in error
     assert cells == "512"

@@ -42,7 +42,7 @@ def test_errors_are_langchains_and_say_what_to_change(llm, engine):
         llm.invoke("Hello", temperature=-1)
     with pytest.raises(exceptions.ModelTimeoutError, match=r"timeout=0\.01 .* more, .*max_tokens"):
         llm.invoke("Hello", timeout=0.01, max_tokens=None, ignore_eos=True)
-    with pytest.raises(exceptions.ModelNotFoundError, match=r"give the path of a GGUF file"):
+    with pytest.raises(exceptions.ModelNotFoundError, match=r"pass the path of a GGUF file"):
         call(model_path="/nonexistent.gguf")
     # what would fail again is not to be retried; LangChain's own retries ask this
     assert GenerationTimeoutError.is_retryable
@@ -148,7 +148,7 @@ def test_a_template_that_refuses_the_roles():
             llm.invoke([HumanMessage("a"), HumanMessage("b")])
         assert str(refusal.value) == (
             "messages: the chat template refuses them: Conversation roles must alternate "
-            "user/assistant/...; give roles and an order that it knows, or another chat_template"
+            "user/assistant/...; pass roles and an order that it knows, or another chat_template"
         )
         with pytest.raises(InvalidRequestError, match="must alternate"):
             list(llm.stream([AIMessage("a")]))

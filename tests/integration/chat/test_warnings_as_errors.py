@@ -54,7 +54,7 @@ async def test_equal_answers(llm, engine, caplog, asynchronous):
 
 @both
 async def test_the_order_of_messages(llm, engine, excerpt, caplog, monkeypatch, asynchronous):
-    monkeypatch.setattr(watch, "_told", {})
+    monkeypatch.setattr(watch, "_warned", {})
     text = excerpt[0].text
     graph = StateGraph(State)
     prompts = {
@@ -72,7 +72,7 @@ async def test_the_order_of_messages(llm, engine, excerpt, caplog, monkeypatch, 
 
 @both
 async def test_a_pool_that_is_too_small(caplog, monkeypatch, asynchronous):
-    monkeypatch.setattr(small_pool, "_told", set())
+    monkeypatch.setattr(small_pool, "_warned", set())
     llm = ChatKVFork(n_ctx=512, temperature=0, max_tokens=80, ignore_eos=True)
     chunks = {str(i): f"{i} sheep passed gate {i}. " * 12 for i in range(4)}
     node = ForkNode(llm, chunks)
@@ -87,7 +87,7 @@ async def test_a_pool_that_is_too_small(caplog, monkeypatch, asynchronous):
 
 @both
 async def test_what_a_template_leaves_out(llm, engine, caplog, asynchronous):
-    engine._chat_template._told.clear()
+    engine._chat_template._warned.clear()
     prompt = [HumanMessage("Say hello.", name="Ada")]
     answers = [await call(llm, prompt, asynchronous=asynchronous) for _ in range(2)]
     assert answers[0].text == answers[1].text != ""
@@ -98,7 +98,7 @@ async def test_what_a_template_leaves_out(llm, engine, caplog, asynchronous):
 @both
 @pytest.mark.parametrize("way", ["bound", "call", "tools"])
 async def test_what_of_a_schema_does_not_hold(llm, engine, caplog, monkeypatch, way, asynchronous):
-    monkeypatch.setattr(held, "_told", {})
+    monkeypatch.setattr(held, "_warned", {})
     numbers = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "maxItems": 1}
     schema = {"title": "A", "type": "object", "properties": {"a": numbers}, "required": ["a"]}
     if way == "call":

@@ -209,12 +209,12 @@ def test_what_it_cannot_do_is_refused_in_words(llm):
     with pytest.raises(InvalidRequestError, match=r"tool=.*water.*SharedPrefix\(tools=\.\.\.\)"):
         agent.invoke(task)
     other = GenericFakeChatModel(messages=iter([AIMessage("Hello")]))
-    with pytest.raises(InvalidRequestError, match=r"model=.*give the agent a ChatKVFork"):
+    with pytest.raises(InvalidRequestError, match=r"model=.*pass the agent a ChatKVFork"):
         create_agent(other, middleware=[SharedPrefix()]).invoke(task)
     with pytest.raises(InvalidRequestError, match="system_prompt=3"):
         SharedPrefix(3)
     for tools in (water, "water", {}):
-        with pytest.raises(InvalidRequestError, match=r"tools=.*give a list"):
+        with pytest.raises(InvalidRequestError, match=r"tools=.*pass a list"):
             SharedPrefix(tools=tools)
     for tools in ([3], [lambda: None]):
         with pytest.raises(InvalidRequestError, match=r"tools\[0\]="):

@@ -64,7 +64,7 @@ def test_what_is_no_model_is_said_in_words(capsys, command, tmp_path):
     status, out, err = run(capsys, *command, str(path))
     assert (status, out) == (1, "")
     assert err == (
-        f"{command[0]} cannot go on: model_path={str(path)!r} does not exist: give the path of a "
+        f"{command[0]} cannot go on: model_path={str(path)!r} does not exist: pass the path of a "
         "GGUF file.\n"
     )
     path.write_bytes(b"nonsense")

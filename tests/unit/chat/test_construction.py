@@ -140,15 +140,15 @@ def test_a_value_out_of_range_is_refused_by_name(argument, value):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"n_ctx": -1}, "n_ctx=-1 is not possible: give a count of tokens, 0 for the training"),
-        ({"n_ctx": "many"}, "n_ctx='many' is not possible: give a count of tokens, 0 for the "),
+        ({"n_ctx": -1}, "n_ctx=-1 is not possible: pass a count of tokens, 0 for the training"),
+        ({"n_ctx": "many"}, "n_ctx='many' is not possible: pass a count of tokens, 0 for the "),
         ({"streaming": "yes!"}, "streaming='yes!' is not possible: input should be a valid boole"),
         ({"n_ctx": "x", "top_k": "y"}, r"n_ctx='x' .*\. top_k='y' is not"),
         ({"n_cxt": 1}, "ChatKVFork has no argument 'n_cxt'"),
-        ({"model_path": ""}, "model_path='' is not possible: give the path of a GGUF file"),
+        ({"model_path": ""}, "model_path='' is not possible: pass the path of a GGUF file"),
         (
             {"logit_bias": {"a": 1}},
-            "logit_bias={'a': 1} is not possible: give a dict from token ids",
+            "logit_bias={'a': 1} is not possible: pass a dict from token ids",
         ),
     ],
 )
@@ -174,9 +174,9 @@ def test_however_a_model_is_made_its_refusal_is_the_same(make):
         make()
     assert isinstance(refusal.value, ValidationError)
     assert str(refusal.value) == (
-        "n_ctx=-1 is not possible: give a count of tokens, 0 for the training context, or None for "
+        "n_ctx=-1 is not possible: pass a count of tokens, 0 for the training context, or None for "
         "what fits. "
-        "top_k='y' is not possible: give 1 or more, or 0 for off."
+        "top_k='y' is not possible: pass 1 or more, or 0 for off."
     )
 
 
@@ -185,7 +185,7 @@ def test_however_a_model_is_made_its_refusal_is_the_same(make):
     [
         (lambda: ChatKVFork.model_validate(3), "3 is no ChatKVFork: input should be"),
         (lambda: ChatKVFork.model_validate_json("{"), "'{' is no ChatKVFork: invalid JSON"),
-        (lambda: ChatKVFork(stop_sequences=[""]), r"stop_sequences=\[''\] is not possible: give a"),
+        (lambda: ChatKVFork(stop_sequences=[""]), r"stop_sequences=\[''\] is not possible: pass a"),
         (
             lambda: ChatKVFork(chat_template_kwargs={"{x}": {1}}),
             r"chat_template_kwargs=\{'\{x}': \{1}} is not",
@@ -232,7 +232,7 @@ def test_the_model_the_engine_and_requests_refuse_in_the_same_words(name):
         return EngineParams(**{"model_path": "m", **given}) if of_engine else Request(**given)
 
     given, of_engine = {name: WRONG[name]}, name in ENGINE_FIELDS
-    with pytest.raises(InvalidRequestError, match=rf"^{name}=.* is not possible: give ") as refusal:
+    with pytest.raises(InvalidRequestError, match=rf"^{name}=.* is not possible: pass ") as refusal:
         below()
     with pytest.raises(InvalidRequestError) as of_model:
         ChatKVFork(**given)
@@ -314,7 +314,7 @@ def test_standard_parameters_are_accepted():
         ({"logprobs": 3}, "top_logprobs"),
         ({"tool": []}, "'tool'.*Did you mean.*tools"),
         ({"tools": [1]}, r"tools\[0\]=1 is no tool"),
-        ({"tool_choice": "any"}, "tool_choice='any'.*give tools"),
+        ({"tool_choice": "any"}, "tool_choice='any'.*pass tools"),
         ({"tools": [print], "tool_choice": "put"}, "tool_choice='put'.*print"),
         ({"tools": [print], "grammar": 'root ::= "x"'}, "tools and grammar.*together"),
         ({"response_format": "json"}, "response_format='json'"),

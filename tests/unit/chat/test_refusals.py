@@ -50,7 +50,7 @@ def of(schema):
     ],
 )
 def test_a_number_is_a_number(llm, name, value):
-    with pytest.raises(InvalidRequestError, match=rf"^{name}=.* is not possible: give "):
+    with pytest.raises(InvalidRequestError, match=rf"^{name}=.* is not possible: pass "):
         llm._call(None, {name: value})
 
 
@@ -89,9 +89,9 @@ def test_other_arguments(llm, name, values):
 
 @pytest.mark.parametrize("value", ["END", 3, {"a": 1}, {"a"}, b"x", [""], [None], ["a\0"], [HALF]])
 def test_stop_strings_are_a_list_of_text(llm, value):
-    with pytest.raises(InvalidRequestError, match=r"^stop=.*: give a list of strings"):
+    with pytest.raises(InvalidRequestError, match=r"^stop=.*: pass a list of strings"):
         llm._call(value, {})
-    with pytest.raises(InvalidRequestError, match=r"^stop=.*: give a list of strings"):
+    with pytest.raises(InvalidRequestError, match=r"^stop=.*: pass a list of strings"):
         llm._call(None, {"stop_sequences": value})
 
 
@@ -141,7 +141,7 @@ def test_a_tool_has_a_name_of_its_own(llm):
 def test_a_choice_is_one_of_the_tools(llm, choice):
     with pytest.raises(InvalidRequestError, match=r"^tool_choice=.*: add\.$"):
         llm._call(None, {"tools": [add], "tool_choice": choice})
-    with pytest.raises(InvalidRequestError, match=r"^tool_choice=.*: give tools to choose from"):
+    with pytest.raises(InvalidRequestError, match=r"^tool_choice=.*: pass tools to choose from"):
         llm.bind_tools([], tool_choice="any")
 
 
@@ -204,7 +204,7 @@ def test_other_arguments_of_structured_output(llm):
 
 @pytest.mark.parametrize("messages", [None, 3, [None], [3], [("nobody", "x")], [{"role": "user"}]])
 def test_messages_are_messages(llm, messages):
-    with pytest.raises(InvalidRequestError, match=r"^messages are not possible: give text, or"):
+    with pytest.raises(InvalidRequestError, match=r"^messages are not possible: pass text, or"):
         llm._messages(messages)
 
 

@@ -99,8 +99,8 @@ def test_a_tool_whose_name_is_a_word():
 def test_some_of_the_tools_can_be_called_and_the_prompt_has_all(choice, kind):
     tools = chosen_tools(TOOLS, choice)
     assert (tools.choice, names(tools.schemas)) == (kind, ["sub", "add"])
-    assert names(tools.told) == ["add", "sub", "any"]
-    assert names(chosen_tools(TOOLS, choice, told=TOOLS[:1]).told) == ["add"]
+    assert names(tools.in_prompt) == ["add", "sub", "any"]
+    assert names(chosen_tools(TOOLS, choice, prompt_tools=TOOLS[:1]).in_prompt) == ["add"]
 
 
 def test_anthropics_way_to_say_one_call_at_a_time():
@@ -132,5 +132,5 @@ def test_anthropics_way_to_say_one_call_at_a_time():
     ],
 )
 def test_what_is_no_choice_is_refused(choice):
-    with pytest.raises(InvalidRequestError, match=r"^tool_choice=.*give auto, none, any or the"):
+    with pytest.raises(InvalidRequestError, match=r"^tool_choice=.*pass auto, none, any or the"):
         chosen_tools(TOOLS, choice)

@@ -61,7 +61,7 @@ def test_the_first_part_brings_the_others(cache, monkeypatch):
 
 
 def test_a_pattern_has_to_match_one_file(cache):
-    with pytest.raises(InvalidRequestError, match=r"matches 2 files in owner/repo: give one of"):
+    with pytest.raises(InvalidRequestError, match=r"matches 2 files in owner/repo: pass one of"):
         download("owner/repo", "model*", cache_dir=cache)
     with pytest.raises(InvalidRequestError, match=r"matches no file .* model-q8_0\.gguf"):
         download("owner/repo", "*q5*", cache_dir=cache)

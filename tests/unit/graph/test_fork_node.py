@@ -129,7 +129,7 @@ def test_a_wrong_branch_is_refused_when_it_is_made():
         ForkBranch("x", "x")
     with pytest.raises(InvalidRequestError, match=r"^messages=.*: ForkBranch\(messages, llm\)\.$"):
         ForkBranch(LLM, "Why?")
-    with pytest.raises(InvalidRequestError, match=r"^branches\['a'\]=\('Why\?', .*give text"):
+    with pytest.raises(InvalidRequestError, match=r"^branches\['a'\]=\('Why\?', .*pass text"):
         ForkNode(LLM, {"a": ("Why?", ECHO)})
 
 
