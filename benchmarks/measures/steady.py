@@ -38,7 +38,9 @@ def measured(name: str, llm: ChatKVFork, document: str, questions: list[str]) ->
     after = llm.engine.stats()
     steps = after.steps - before.steps
     pages = (after.pages_read - before.pages_read) / steps
-    yield Found(f"fan-out {name}", seconds, prefilled=after.prefill_tokens - before.prefill_tokens)
+    yield Found(
+        f"fan-out {name}", seconds, prefilled=after.prefilled_tokens - before.prefilled_tokens
+    )
     yield Found(f"step {name}", seconds / steps, pages=pages)
 
 

@@ -54,8 +54,8 @@ _this_thread = _ThisThread()
 class _NativeWork:
     """Marks a block in which its thread may be inside the native library.
 
-    For work that no engine counts: an engine waits for its own calls (`Lifetime`). A block in a block
-    is a part of it.
+    For work that no engine counts: an engine waits for its own calls (`Lifetime`). A block in
+    another is a part of that.
     """
 
     def __enter__(self) -> None:

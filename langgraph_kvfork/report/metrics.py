@@ -32,13 +32,13 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "prefill_tokens": Metric(
+    "prefilled_tokens": Metric(
         "counter", "kvfork.tokens.prefilled", "{token}", "Tokens computed for prompts"
     ),
     "forked_tokens": Metric(
         "counter", "kvfork.tokens.forked", "{token}", "Tokens that branches got from a fork"
     ),
-    "decode_tokens": Metric("counter", "kvfork.tokens.generated", "{token}", "Tokens generated"),
+    "generated_tokens": Metric("counter", "kvfork.tokens.generated", "{token}", "Tokens generated"),
     "recomputed_tokens": Metric(
         "counter", "kvfork.tokens.recomputed", "{token}", "Prefilled tokens that had been given up"
     ),
