@@ -12,7 +12,8 @@ bool is_blank(const std::string & text) {
 
 } // namespace
 
-// form: what the text becomes, with the word for %
+// Puts a word that is nowhere else in the place of a text, unless that is blank, and keeps the word, to look for it in the
+// prompt. form: what the text becomes; % stands for the word. The arguments of a call, for instance, must stay JSON.
 void LeftOutTexts::replace(std::string & text, size_t index, const char * part, const std::string & form) {
     if (is_blank(text)) {
         shape_ += '-';

@@ -19,9 +19,11 @@ class LeftOutTexts {
   public:
     explicit LeftOutTexts(const common_chat_templates_inputs & inputs);
 
-    // equal for requests whose texts may differ, but are in the same places
+    // Equal for requests whose texts differ, but are in the same places: these lack the same parts, so find() need not be
+    // asked again.
     const std::string & shape() const { return shape_; }
 
+    // Renders the prompt with the words, and returns the parts whose words it lacks.
     std::vector<LeftOut> find(const common_chat_templates * templates) const;
 
   private:

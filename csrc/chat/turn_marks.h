@@ -7,8 +7,9 @@
 
 namespace kvf {
 
-// What a template writes between an answer and the next message, if none of it is a special token of the vocabulary: a model
-// that goes on as it has learned then writes these marks as text, and nothing else ends its answer.
+// Returns the marks that a template writes between an answer and the next message, if none of them is a special token of the
+// vocabulary. Such a model does not end its answer with a token, but goes on with the marks, as text: they have to be stop
+// strings. Empty if a special token is among them, which ends the answer.
 std::vector<std::string> turn_marks_in_text(const llama_vocab * vocab, const common_chat_templates * templates);
 
 } // namespace kvf

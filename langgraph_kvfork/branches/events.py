@@ -1,4 +1,8 @@
-"""The events of a branch while it runs, and its numbers when it has ended."""
+"""The events of a branch while it runs, and its numbers when it has ended.
+
+A branch's events are any number of `PrefillProgress`, then a `Token` for each token, then one
+`Done`. A branch that fails has no `Done`: iterating over it raises the error instead.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""Numbers between bounds and multiples of others, as automata over their digits."""
+"""Ranges of numbers, bounds and multiples among them, as automata over the numbers' digits.
+
+The automaton reads a decimal from left to right. Its state knows how the digits so far compare with
+those of each bound, how many digits there are before and behind the point, and the remainder of the
+number so far by the multiple; that decides whether the number may end. A negative number is its
+magnitude behind a minus sign, between the bounds' magnitudes in the other order.
+
+Numbers have at most 15 digits and no exponent, so that a float holds each exactly enough to compare
+it. A bound or a multiple that has no such decimal is a `TooLargeError`.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +20,21 @@ from math import lcm
 from langgraph_kvfork.schema.automaton import Automaton, Ranges, TooLargeError, explored
 
 _DIGITS = 15
-"""So many are kept apart by a float, whatever they are."""
+"""Any two decimals of so many digits are different floats."""
 _LESS, _SAME, _MORE = -1, 0, 1
 
 
 @dataclass(frozen=True, slots=True)
 class NumberRange:
-    """What a number has to be.
+    """A set of numbers.
 
     Attributes:
-        integer: It has no fraction.
-        low: Its least value; None: there is none.
-        low_open: It is more than that.
-        high: Its greatest value; None: there is none.
-        high_open: It is less than that.
-        multiple: What it is a multiple of; None: of anything.
+        integer: Whether they have no fraction.
+        low: The lower bound; None: there is none.
+        low_open: Whether the lower bound is excluded.
+        high: The upper bound; None: there is none.
+        high_open: Whether the upper bound is excluded.
+        multiple: They are multiples of this; None: of anything.
     """
 
     integer: bool = False
@@ -42,7 +51,7 @@ class NumberRange:
 
     @property
     def is_possible(self) -> bool:
-        """Whether any number may be in it; what multiples make impossible is not looked at."""
+        """Whether any number may be in it, by its bounds; a multiple counts for one value only."""
         if self.low is None or self.high is None:
             return True
         if self.low == self.high:
@@ -52,7 +61,7 @@ class NumberRange:
         return self.low < self.high
 
     def both(self, other: NumberRange) -> NumberRange:
-        """Return what is in both."""
+        """Return the numbers that are in both."""
         low, low_open = (
             max((r.low, r.low_open) for r in (self, other) if r.low is not None)
             if self.low is not None or other.low is not None
@@ -70,6 +79,7 @@ class NumberRange:
 
 
 def _common(multiples: list[Fraction]) -> Fraction | None:
+    """Return the least common multiple; None of none."""
     if not multiples:
         return None
     common = multiples[0]
@@ -80,7 +90,7 @@ def _common(multiples: list[Fraction]) -> Fraction | None:
 
 
 def number_automaton(numbers: NumberRange) -> Automaton:
-    """Return what takes the decimals, of at most 15 digits and without exponent, in a range.
+    """Return the automaton of the decimals in a range, of at most 15 digits and without exponent.
 
     Raises:
         TooLargeError: A bound has too many digits, or a multiple too many remainders.
@@ -117,12 +127,14 @@ def number_automaton(numbers: NumberRange) -> Automaton:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    part: int = -1  # 0: what is not negative, 1: what is
+    """What is known of a number after some of its characters."""
+
+    part: int = -1  # 0: it is not negative, 1: it is, -1: nothing was read yet
     whole: int = 0  # digits before the point
     fraction: int = -1  # digits behind it; -1: there is no point yet
-    low: int = _SAME  # how what was read compares with as many digits of the bound
-    high: int = _SAME
-    rest: int = 0  # of the division by the multiple
+    low: int = _SAME  # how its digits compare with as many digits of the lower bound
+    high: int = _SAME  # and of the upper bound
+    rest: int = 0  # remainder of its digits, without the point, by the multiple's
     is_zero: bool = False  # the whole part is "0", which nothing but a point follows
 
 
@@ -146,6 +158,7 @@ class _Bound:
         return so_far
 
     def at_end(self, state: _State, so_far: int) -> int:
+        """Return how a number that ends in a state compares."""
         if state.fraction < 0:
             so_far = self.compared(state.whole, so_far)
         is_shorter = len(self.fraction) > max(state.fraction, 0)
@@ -153,6 +166,7 @@ class _Bound:
 
 
 def _decimal(value: Fraction) -> Decimal:
+    """Return a fraction as a decimal; a `TooLargeError` if none is exact."""
     digits = Decimal(value.numerator) / Decimal(value.denominator)
     if Fraction(digits) != value:
         raise TooLargeError
@@ -160,6 +174,12 @@ def _decimal(value: Fraction) -> Decimal:
 
 
 def _bounds(numbers: NumberRange) -> tuple[_Bound | None, bool, _Bound | None, bool, bool]:
+    """Return the bounds of the numbers that are not negative, and whether there are any.
+
+    Returns:
+        The lower bound, whether it is excluded, the upper bound, whether it is excluded, and
+        whether there are such numbers.
+    """
     low, high = numbers.low, numbers.high
     if low is not None and low < 0:
         low = None
@@ -176,7 +196,7 @@ def _bounds(numbers: NumberRange) -> tuple[_Bound | None, bool, _Bound | None, b
 
 
 class _Magnitudes:
-    """The numbers of one sign, without it."""
+    """The numbers of one sign, without it: a part of the automaton."""
 
     def __init__(
         self,
@@ -241,12 +261,13 @@ class _Magnitudes:
 
 
 def _next(bound: _Bound | None, state: _State, so_far: int, digit: str) -> int:
+    """Return how a number compares with a bound when one more digit is read."""
     if bound is None or so_far != _SAME:
         return so_far
     at, digits = (
         (state.whole, bound.whole) if state.fraction < 0 else (state.fraction, bound.fraction)
     )
-    # beyond the whole part's digits, the number of them will tell; beyond the fraction's are zeros
+    # beyond the bound's whole part, the count of digits will decide; beyond its fraction are zeros
     other = digits[at] if at < len(digits) else (digit if state.fraction < 0 else "0")
     return (digit > other) - (digit < other)
 

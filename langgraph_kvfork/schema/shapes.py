@@ -1,8 +1,15 @@
-"""What values of each kind JSON schemas ask for: schemas with references, unions and such resolved.
+"""JSON schemas as alternatives, for a grammar: references, unions and intersections are worked out.
 
-A *shape* is what one kind of value has to be: a string of some length, an object with some
-properties. A schema is a list of shapes, of which a value has to have one. What is inside of
-objects and arrays stays schemas: those of each part that all have to match.
+A *shape* describes values of one kind: strings of some length, objects with some properties. A
+schema becomes a list of shapes, and each value that matches the schema has one of them. An
+intersection (`allOf`, `$ref` beside other keywords) is worked out pair by pair, a union (`anyOf`,
+`oneOf`) adds its alternatives.
+
+One level only: the schemas of items and properties stay schemas. An object that has to match two
+schemas has two `Properties`, and a property has to match what both say of it.
+
+A shape may allow more than its schema, never less. Each keyword that was left out is passed to
+`drop`, and the check of the whole answer (`check.py`) has the last word.
 """
 
 from __future__ import annotations
@@ -54,10 +61,12 @@ class TooManyShapesError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What one kind of value has to be.
+    """What values of one kind have to be.
 
     Attributes:
-        is_guessed: The schema has no type, and its keywords are those of another kind.
+        is_guessed: The schema has no type, and its keywords are about another kind: `minLength`
+            alone also admits numbers, though its author hardly means them. Such a shape is left out
+            if the schema has others.
     """
 
     is_guessed: bool = field(default=False, kw_only=True)
@@ -89,7 +98,13 @@ class Number(Shape):
 
 @dataclass(frozen=True, slots=True)
 class String(Shape):
-    """A string, in which all patterns are found."""
+    """A string.
+
+    Attributes:
+        low: Its least number of characters.
+        high: Its greatest number of characters; None: any.
+        patterns: Regular expressions, each of which is found in it.
+    """
 
     low: int = 0
     high: int | None = None
@@ -106,7 +121,13 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Array(Shape):
-    """An array."""
+    """An array.
+
+    Attributes:
+        low: Its least number of items.
+        high: Its greatest number of items; None: any.
+        items: What each of the schemas that it has to match says of its items.
+    """
 
     low: int = 0
     high: int | None = None
@@ -118,9 +139,9 @@ class Properties:
     """What one schema says of an object's properties.
 
     Attributes:
-        named: By name.
-        patterns: By a pattern that is found in the name.
-        others: All others; None: nothing is said.
+        named: Schemas by a property's name.
+        patterns: Schemas by a pattern that is found in a property's name.
+        others: The schema of all other properties; None: the schema says nothing of them.
     """
 
     named: tuple[tuple[str, Schema], ...] = ()
@@ -133,7 +154,11 @@ class Object(Shape):
     """An object.
 
     Attributes:
-        names: What the names of all properties have to match.
+        low: Its least number of properties.
+        high: Its greatest number of properties; None: any.
+        required: Names of properties that it has.
+        properties: What each of the schemas that it has to match says of its properties.
+        names: Schemas that the names of all properties have to match.
     """
 
     low: int = 0
@@ -175,6 +200,13 @@ class Shapes:
         return [shape for shape in shapes if not shape.is_guessed] or shapes
 
     def _of(self, schema: Schema, followed: frozenset[int]) -> list[Shape]:
+        """Return a schema's shapes.
+
+        Args:
+            schema: The schema.
+            followed: Schemas that references have led to on the way, by their identity. One that
+                leads there again is about the same value, and says nothing new.
+        """
         if isinstance(schema, bool):
             return _any_shapes() if schema else []
         self._n_parts += 1
@@ -193,6 +225,7 @@ class Shapes:
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 unions = [self._of(part, followed) for part in schema[keyword]]
+                # oneOf refuses a value that two alternatives take, which a grammar cannot
                 if keyword == "oneOf" and not _are_apart(unions):
                     self._drop(keyword)
                 parts.append([shape for shapes in unions for shape in shapes])
@@ -202,7 +235,7 @@ class Shapes:
         return shapes
 
     def _own(self, schema: dict[str, Any]) -> list[Shape]:
-        """Return the shapes of what a schema says without others."""
+        """Return the shapes of a schema's own keywords, without references and unions."""
         values = [schema["const"]] if "const" in schema else schema.get("enum")
         if values is not None:
             return [Constant(value) for value in values if self._admits(schema, value)]
@@ -265,6 +298,7 @@ class Shapes:
         )
 
     def _all(self, parts: Sequence[list[Shape]]) -> list[Shape]:
+        """Return the shapes of values that have a shape of each part."""
         shapes = parts[0]
         for others in parts[1:]:
             both = (self._both(a, b) for a in shapes for b in others)
@@ -277,6 +311,7 @@ class Shapes:
         return shapes
 
     def _both(self, a: Shape, b: Shape) -> Shape | None:
+        """Return the shape of values that have two shapes; None: there are none."""
         if isinstance(b, Constant) and not isinstance(a, Constant):
             a, b = b, a
         if isinstance(a, Constant):
@@ -328,6 +363,7 @@ def _closed(shape: Object) -> Object:
 
 
 def _says_something(schema: dict[str, Any], keyword: str) -> bool:
+    """Return whether a keyword, as it stands in a schema, excludes any value."""
     if keyword == "if":
         return not schema.keys().isdisjoint({"then", "else"})
     if keyword == "unevaluatedItems":
@@ -376,9 +412,9 @@ def _count(schema: dict[str, Any], keyword: str, default: int | None) -> int | N
 
 
 def _has_kind(value: object, shape: Shape) -> bool:
-    """Return whether a value is of a shape's kind, and, if it is none with parts, of that shape.
+    """Return whether a value has a shape; of arrays and objects, only whether it is one.
 
-    More is not asked: a value with parts that does not match is found by the check.
+    The check of the whole answer looks at their parts.
     """
     if isinstance(shape, Boolean):
         return isinstance(value, bool)
@@ -397,7 +433,7 @@ def _has_kind(value: object, shape: Shape) -> bool:
 
 
 def _are_apart(unions: Sequence[list[Shape]]) -> bool:
-    """Return whether no value has shapes of two of the unions, for sure."""
+    """Return whether certainly no value matches two alternatives of a union."""
     for i, shapes in enumerate(unions):
         for others in unions[i + 1 :]:
             if any(_may_meet(a, b) for a in shapes for b in others):
@@ -406,6 +442,7 @@ def _are_apart(unions: Sequence[list[Shape]]) -> bool:
 
 
 def _may_meet(a: Shape, b: Shape) -> bool:
+    """Return whether some value may have both shapes."""
     if isinstance(a, Constant) and isinstance(b, Constant):
         return _json(a.value) == _json(b.value)
     if isinstance(a, Constant) or isinstance(b, Constant):
@@ -417,7 +454,7 @@ def _may_meet(a: Shape, b: Shape) -> bool:
     if isinstance(a, Number) and isinstance(b, Number):
         return a.range.both(b.range).is_possible
     if isinstance(a, Object) and isinstance(b, Object):
-        # told apart by a property that both need, with another constant in each
+        # a property that both need, with another constant in each, keeps them apart
         for name in set(a.required) & set(b.required):
             some, others = (_constants(shape, name) for shape in (a, b))
             if some and others and not some & others:
@@ -426,6 +463,7 @@ def _may_meet(a: Shape, b: Shape) -> bool:
 
 
 def _constants(shape: Object, name: str) -> set[str]:
+    """Return the only values that a property may have, as JSON; empty: it is not limited so."""
     for properties in shape.properties:
         schema = dict(properties.named).get(name)
         if isinstance(schema, dict) and ("const" in schema or "enum" in schema):

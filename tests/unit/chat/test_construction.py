@@ -30,6 +30,16 @@ def test_importing_the_package_imports_nothing_else():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_an_engine_needs_no_langchain():
+    code = (
+        "import sys; from langgraph_kvfork.engine import Engine, EngineParams, Request; "
+        "Request(); EngineParams('model.gguf'); "
+        "sys.exit(any(m.split('.')[0] in {'langchain_core', 'langchain', 'langgraph', 'langsmith'} "
+        "for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_constructing_a_model_loads_no_library_and_no_weights():
     code = (
         "import sys; from langgraph_kvfork import ChatKVFork, ForkNode, PrefillNode; "
