@@ -11,7 +11,7 @@
 
 namespace kvf {
 
-// A radix tree over tokens that tells which sequences begin like a given prompt.
+// A radix tree over tokens that finds the sequences that begin like a given prompt.
 //
 // An edge carries a run of tokens; a sequence stands at the node where its tokens end. The tree knows nothing of
 // cells: what a sequence has already computed of its tokens is the scheduler's business.

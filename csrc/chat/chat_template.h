@@ -32,7 +32,7 @@ class ChatTemplate {
                                   const common_chat_templates_inputs & inputs) const;
 
     common_chat_templates_ptr templates_;
-    common_chat_templates_ptr with_tools_;     // if the template itself tells of no tools: with the prelude in front
+    common_chat_templates_ptr with_tools_;     // for a template that shows no tools: with the prelude in front
     std::optional<PlainText>  plain_text_;     // always, once it is constructed
     std::string               thinking_start_; // "": no thoughts
     std::string               thinking_end_;

@@ -11,7 +11,7 @@
 
 namespace kvf {
 
-// What keeps the text of messages from becoming special tokens.
+// Keeps the text of messages from becoming special tokens.
 //
 // A chat template moves text about, cuts it and escapes it. So text is marked before it is rendered: behind each
 // character with which a special token's text may begin comes a character that is nowhere else. In the prompt, no special

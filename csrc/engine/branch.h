@@ -50,7 +50,7 @@ struct Branch {
     Branch * owner     = nullptr;
     size_t   n_awaited = 0;
 
-    // while it waits: what it last heard of its prefix, and when
+    // while it waits: the progress that was last reported, and when
     size_t            n_reported = 0;
     Clock::time_point t_reported;
 

@@ -193,8 +193,8 @@ void Scheduler::note_runs() {
     n_looked_at_ += branches_.size();
 }
 
-// Those who wait hear how far their prefix is, and otherwise now and then that others are being computed: nobody is to
-// take waiting for standing still. A step tells some of them.
+// Reports to waiting branches how far their prefix is, and otherwise now and then that others are being computed: nobody
+// should take waiting for standing still. A step does so for some of them.
 void Scheduler::report_waiting(std::vector<Event> & out) {
     constexpr double ms_between_words = 250;
     constexpr size_t n_most           = 64;

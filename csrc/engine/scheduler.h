@@ -16,9 +16,17 @@
 
 namespace kvf {
 
-// Decides which branches run, what they start from, and which tokens go into the next batch.
+// Decides which branches run, what they start from, and who gives way when cells run out.
 //
-// Not thread-safe: the engine's thread owns it. Events are appended to the vector that each call is given.
+// A step admits waiting branches, computes one batch, and samples from it. A branch waits while it has no sequence: for
+// room, or for another branch to have computed a prefix that both share. It runs from then on, and when it ends, its
+// sequence stays as a snapshot, from which later branches start.
+//
+// The oldest branch always goes on: those that came later give way to it, so each one ends. A branch that gives way loses
+// its cells, never its tokens. What fails in one branch ends that branch alone.
+//
+// Which rows a batch has is Batch's question, which snapshots go first is that of Snapshots, whether cells are there that
+// of Room. Not thread-safe: the engine's thread owns it. Events are appended to the vector that each call is given.
 class Scheduler {
   public:
     struct Params {

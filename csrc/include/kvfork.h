@@ -218,9 +218,9 @@ KVF_API uint32_t kvf_fitting_n_ctx(const struct llama_model *  model,
 // batch_invariant: what a branch computes is the same, bit for bit, whatever else is in the batch and in the cache, however
 // its prompt is cut into chunks, for any number of threads. It is tried out on some tokens first, and refused if it is not
 // so.
-// max_gap_ms: while branches decode, prompts are computed in chunks for which these wait about so long, as far as can be
-// told from the speed of the steps before; 0: in whole batches. In batch-invariant mode they always are.
-// Returns NULL on failure; what llama.cpp's log says meanwhile tells more.
+// max_gap_ms: while branches decode, prompts are computed in chunks for which these wait about so long, as far as the
+// speed of the steps before can predict; 0: in whole batches. In batch-invariant mode they always are.
+// Returns NULL on failure; llama.cpp's log has the details.
 KVF_API kvf_engine * kvf_engine_create(const struct llama_model *  model,
                                        struct llama_context_params params,
                                        bool                        batch_invariant,
@@ -292,7 +292,7 @@ KVF_API char * kvf_chat_capabilities(const kvf_chat * chat);
 //   "left_out"     what is not in the prompt: objects with "index" (of the message or the tool) and "part" ("content",
 //                  "reasoning_content", "name", "tool_calls" or "tool")
 //   "text_marks"   of "stop": what the template writes between messages and the vocabulary has no special tokens for, so that
-//                  a message which has it in it cannot be told from the template
+//                  a message which has it in it cannot be distinguished from the template's
 //   "is_fallback"  whether the model has no template, so that this is ChatML
 KVF_API char * kvf_chat_render(const kvf_chat * chat, const char * request);
 KVF_API void   kvf_string_free(char * string);
@@ -315,7 +315,7 @@ KVF_API int64_t kvf_tokenize(const struct llama_model * model,
 KVF_API kvf_answer * kvf_answer_create(const char * format);
 KVF_API void         kvf_answer_free(kvf_answer * answer);
 
-// Takes the next piece of the answer's text, and tells what it adds to the message.
+// Takes the next piece of the answer's text, and returns what it adds to the message.
 // Returns JSON, to be freed with kvf_string_free: OpenAI's delta with "content", "reasoning_content" and "tool_calls",
 // as far as there are any. A call's "index", "id" and "name" come once and whole, its "arguments" (always there) add up
 // to JSON. With the last piece: if nothing could be read of the text, it is the content; if it could not be read to its

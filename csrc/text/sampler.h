@@ -16,7 +16,7 @@ common_sampler_ptr make_sampler(const llama_model *              model,
                                 const std::vector<llama_token> & tokens,
                                 size_t                           n_prompt);
 
-// a sampler in the same state: what it was told, its grammar, its thinking budget; a seed of LLAMA_DEFAULT_SEED keeps its
+// a sampler in the same state: the tokens that it has seen, its grammar, its thinking budget; a seed of LLAMA_DEFAULT_SEED keeps its
 // random state, too
 common_sampler_ptr clone_sampler(common_sampler * sampler, uint32_t seed);
 

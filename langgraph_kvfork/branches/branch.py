@@ -1,4 +1,11 @@
-"""One generation, as the one who asked for it sees it."""
+"""One generation, as the one who asked for it sees it.
+
+A branch is an iterator of events, for a thread (`Branch`) or a task (`AsyncBranch`). It computes
+nothing: its events come from the engine through a mailbox, whether anybody takes them or not. It
+cancels itself when nobody can want it any more: when its loop or its block is left, when its task
+is cancelled, when it is collected as garbage, or when whoever waited for its thread has given up
+(`given_up.py`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""The thread that carries events from the engine to the mailboxes of its branches."""
+"""The thread that carries events from the engine to the mailboxes of its branches.
+
+One thread per engine polls `kvf_poll`, turns the structs into values, since their pointers die with
+the next poll, and puts each into its branch's mailbox. It never runs code of a caller, so a slow
+caller holds up nobody.
+
+An event always finds a mailbox: a branch is submitted and its mailbox entered under one lock, which
+the thread takes before it delivers. A branch's last event removes its mailbox. When the engine is
+closed, or the thread dies, each mailbox that is left gets an error, so nobody waits for ever.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""A branch's answer, as LangChain's messages."""
+"""A branch's answer, as LangChain's messages.
+
+The engine returns text. A reader of the native library, made for the prompt's template, separates
+it into content, thoughts and tool calls, and `Answer` makes a chunk of each piece. Added up, the
+chunks are the message that `invoke` returns.
+
+A tool call that was cut off never looks whole: its arguments end with a bracket that closes
+nothing, so that LangChain puts it among the message's `invalid_tool_calls`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""One call of the chat model: what it asks for, as what the engine takes."""
+"""One call of the chat model: its request, tools and schema, checked and ready to be rendered.
+
+A prompt may be rendered twice: once for its text, with all tools of `prompt_tools`, and once for
+the form of the answer, with the tools that can be called and with schemas as llama.cpp can hold
+them. So calls with different tools have one prompt, and each has the grammar of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""The chat model."""
+"""The chat model.
+
+`ChatKVFork` is the part that LangChain calls: fields, `invoke` and `stream` in both forms, tools,
+structured output, token counts. A call is checked and becomes a `Call` (`call.py`), is rendered and
+tokenized, runs as a branch of the engine, and its events become chunks (`answer.py`).
+
+`_generate` collects `_stream`, so both ways compute the same. Calls of one engine know nothing of
+one another: what they share is found by their tokens, in the engine.
+"""
 
 from __future__ import annotations
 

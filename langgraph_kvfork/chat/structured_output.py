@@ -1,4 +1,12 @@
-"""Answers that match a schema: `with_structured_output` and `response_format`."""
+"""Answers that match a schema: `with_structured_output` and `response_format`.
+
+A schema in any of LangChain's forms becomes JSON schema. It is bound to the model, as a
+`response_format` or as a tool, and a grammar holds what it can of it. The parser behind the model
+reads the whole answer strictly and checks it: it returns an object that matches, or raises
+`StructuredOutputError`. LangChain's own parsers repair answers that were cut off; these do not.
+
+A plain `response_format`, without the parser, is checked by the call itself (`whole_answer.py`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""A model's chat template: messages become a prompt, and the answer's text becomes a message."""
+"""A model's chat template: messages become a prompt, and the answer's text becomes a message.
+
+Both directions are llama-common's, through `kvf_chat_*` and `kvf_answer_*`. They belong together:
+rendering finds out which form the answer has, and returns that as an opaque `answer_format`, which
+the request needs for its grammar and the reader for its parser.
+
+What a template would leave out of the prompt is refused here, or warned of once. Prompts for a
+prefill are not checked, since they are only the beginning of one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""One model that runs in this process, and all branches that use it."""
+"""One model that runs in this process, and all branches that use it.
+
+`Engine` is a facade: the native library computes, in a thread of its own; `Dispatcher` carries its
+events to branches; `ChatTemplate` renders; `Weights` are shared by engines of one file; `Lifetime`
+counts who uses the engine, and decides when it is closed. Here these are put together, and kept one
+per model: `_asked` finds an engine by the parameters as they were given, `_engines` by what they
+come to, which only the loaded model can tell.
+
+The end of the process and `fork` are handled at the bottom, since they concern all engines.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What an engine is built from: a model file and how to run it."""
+"""What an engine is built from: a model file and how to run it.
+
+Two engines are one if their parameters come to the same. `weights_key` and `context_key` say when:
+the first from the files, the second from llama.cpp's own structs, after the model has filled in
+what was left open.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""The node that asks several things about one context at once."""
+"""The node that asks several things about one context at once.
+
+A call goes through three steps: plan the branches from the arguments and the state (`branches.py`),
+run them as tasks of a small graph (`fan_out.py`), and make the state's update of what they ended
+with. The node does nothing to share the context: the branches' prompts begin alike, and the engine
+finds that out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The node that computes a fan-out's shared context ahead of it."""
+"""The node that computes a fan-out's shared context ahead of it.
+
+It renders and joins the messages as the branches will, and generates nothing behind them. The
+prefix stays in the cache, and later prompts fork it if they begin with the same tokens: so the
+node needs the model with the arguments and the tools of the later calls.
+"""
 
 from __future__ import annotations
 

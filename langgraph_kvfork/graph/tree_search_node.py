@@ -1,4 +1,9 @@
-"""The node that searches a tree of answers."""
+"""The node that searches a tree of answers.
+
+Each round is two fan-outs: one samples answers to all paths that are kept, one scores the results.
+Nothing of the tree is kept in the engine by hand: a path's prompt begins with the tokens of the
+branch that wrote its last answer, and so forks it.
+"""
 
 from __future__ import annotations
 

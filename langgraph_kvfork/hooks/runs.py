@@ -1,4 +1,17 @@
-"""Which run a call of the model is a part of, and when that run is over."""
+"""Which run a call of the model is a part of, and when that run is over.
+
+A run is one call of a graph, an agent or a chain that is no part of another. `RunHandler` is a
+LangChain callback handler, which `register_configure_hook` adds to every configuration in the
+process. Each start names its parent, so `Runs` traces each part to its root. A call of the chat
+model then passes the run's number to the engine, which keeps the run's prefixes until the root
+ends, fails or is cancelled: `Run.end` reports that to all engines that the run has used.
+
+An interrupted run ends in LangChain's eyes, and is resumed later. Its prefixes stay until the time
+limit. `interrupt_before` and `interrupt_after` raise nothing, so they count as an end. A call
+outside of any run has the number 0 and keeps nothing.
+
+There are no locks: each step is one operation of a dict or a set.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""Warns of a chat template that leaves out thoughts in the cache, so that what follows is lost."""
+"""Warns of a chat template that leaves out thoughts in the cache, so that what follows is lost.
+
+An answer leaves its thoughts in the cache. If the template writes it into the next prompt without
+them, the two turn apart there, and all that follows is computed again. To see that, the prompt
+before the last answer is rendered once more: if an engine was given it, and the new prompt does not
+go on from it, the thoughts were lost. Remedies are tried on the template before one is named.
+
+Calls without thoughts cost nothing. A few thousand prompts are remembered, as hashes.
+"""
 
 from __future__ import annotations
 

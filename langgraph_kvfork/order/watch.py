@@ -1,4 +1,9 @@
-"""Warns of parallel branches that compute the same text because of the order of messages."""
+"""Warns of parallel branches that compute the same text because of the order of messages.
+
+Each call's prompt is compared with those of the calls that run beside it in the same run of a
+graph, as text, which takes less than a millisecond. If two have a long piece in common, but behind
+something that differs, the message to move is named, once per graph. Nothing is changed.
+"""
 
 from __future__ import annotations
 

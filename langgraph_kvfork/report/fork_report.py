@@ -1,4 +1,9 @@
-"""What a run computed, and what it took from forks instead."""
+"""What a run computed, and what it took from forks instead.
+
+`ForkReport` counts nothing itself. Each answer's `response_metadata` has the engine's numbers, and
+LangChain's callbacks bring them here; a `PrefillNode` sends its numbers as a custom event. A call
+that never ended well has no numbers, and is only counted as unfinished.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""Patterns of schemas, in JavaScript's language of regular expressions, as automata."""
+"""Patterns of schemas, in JavaScript's language of regular expressions, as automata.
+
+A pattern is read into parts, these become a nondeterministic automaton, and that the deterministic
+one of all strings in which the pattern is found. Where engines of regular expressions differ (what
+is a space, a dot, a digit), the automaton takes only what all of them take, so that whoever checks
+the answer agrees.
+
+Lookaheads are held at the beginning of a pattern only. Backreferences, lookbehinds and flags are
+not: such a pattern is an `UnheldPatternError`, and left to the check of the answer.
+"""
 
 from __future__ import annotations
 
