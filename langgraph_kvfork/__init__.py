@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         ProcessForkedError,
         PromptWarning,
         SchemaWarning,
+        StoreWarning,
     )
     from langgraph_kvfork.graph.branches import ForkBranch
     from langgraph_kvfork.graph.fork_node import ForkNode
@@ -97,6 +98,7 @@ __all__ = [
     "SchemaWarning",
     "SearchPath",
     "SmallPoolWarning",
+    "StoreWarning",
     "StructuredOutputError",
     "ThoughtsDroppedWarning",
     "Token",

@@ -17,7 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -72,6 +72,10 @@ def absolute_path(path: object, info: ValidationInfo) -> str:
             f"{info.field_name}={path!r} is not possible, since the working directory is gone: "
             "pass an absolute path."
         ) from None
+
+
+def _path_or_none(path: object, info: ValidationInfo) -> str:
+    return "" if isinstance(path, str) and not path else absolute_path(path, info)
 
 
 def _type_of_cells(value: object) -> object:
@@ -174,6 +178,10 @@ TemplateSource = Annotated[
     ),
 ]
 AdapterScale = Annotated[Number, Remedy("pass a finite number; 0 switches it off")]
+StorePath = Annotated[
+    Annotated[str | os.PathLike[str], BeforeValidator(_path_or_none)] | None,
+    Remedy('pass the path of a folder, "" for no store, or None'),
+]
 MaxGap = Annotated[PositiveOrZero, Remedy("pass milliseconds, or 0 for no limit")]
 
 # of a request
@@ -208,6 +216,11 @@ TopCount = Annotated[Count | None, Remedy("pass a count from 0 on, or None")]
 Grammar = Annotated[
     Annotated[str, AfterValidator(_c_text)] | None,
     Remedy("pass GBNF text with a rule named root, or None for free text"),
+]
+
+Keep = Annotated[bool | Literal["prefix"], Remedy('pass True, "prefix" or False')]
+Namespace = Annotated[
+    Annotated[str, AfterValidator(_stop_string)] | None, Remedy("pass a name, or None")
 ]
 
 # of a chat model alone

@@ -93,6 +93,14 @@ class PromptWarning(UserWarning):
     """
 
 
+class StoreWarning(UserWarning):
+    """A store (`cache_dir`) cannot be read or written, or had a damaged file.
+
+    It costs sharing, never an answer: what cannot be read is computed. Each kind of trouble is told
+    of once.
+    """
+
+
 class SchemaWarning(UserWarning):
     """A schema says something that does not hold while an answer is generated.
 

@@ -6,8 +6,9 @@
 namespace kvf {
 
 struct PrefixTree::Node {
-    Node *                                       parent = nullptr;
-    std::vector<llama_token>                     edge; // from the parent to here; empty for the root only
+    Node *                                       parent = nullptr; // of a root: none
+    std::string                                  name_space;       // of a root
+    std::vector<llama_token>                     edge;             // from the parent to here; empty for the root only
     std::map<llama_token, std::unique_ptr<Node>> children;
     std::vector<llama_seq_id>                    seqs; // that end here
 
@@ -17,19 +18,24 @@ struct PrefixTree::Node {
     }
 };
 
-PrefixTree::PrefixTree() : root_(std::make_unique<Node>()) {}
+PrefixTree::PrefixTree() = default;
 
 PrefixTree::~PrefixTree() = default;
 
-void PrefixTree::insert(llama_seq_id seq, const std::vector<llama_token> & tokens) {
-    Node * node = walk(root_.get(), tokens.data(), tokens.size());
+void PrefixTree::insert(llama_seq_id seq, const std::vector<llama_token> & tokens, const std::string & name_space) {
+    std::unique_ptr<Node> & root = roots_[name_space];
+    if (!root) {
+        root             = std::make_unique<Node>();
+        root->name_space = name_space;
+    }
+    Node * node = walk(root.get(), tokens.data(), tokens.size());
     node->seqs.push_back(seq);
     node_of_[seq] = node;
 }
 
 void PrefixTree::append(llama_seq_id seq, llama_token token) {
     Node * node = node_of_.at(seq);
-    if (node != root_.get() && node->seqs.size() == 1 && node->children.empty()) {
+    if (node->parent && node->seqs.size() == 1 && node->children.empty()) {
         node->edge.push_back(token); // alone at the end of a path, as a decoding branch mostly is
         return;
     }
@@ -41,16 +47,30 @@ void PrefixTree::append(llama_seq_id seq, llama_token token) {
 }
 
 void PrefixTree::truncate(llama_seq_id seq, size_t n) {
-    std::vector<llama_token> tokens;
-    for (const Node * node = node_of_.at(seq); node; node = node->parent) {
-        tokens.insert(tokens.begin(), node->edge.begin(), node->edge.end());
-    }
-    if (n >= tokens.size()) {
+    std::vector<llama_token> first = tokens(seq);
+    if (n >= first.size()) {
         return;
     }
-    tokens.resize(n);
+    first.resize(n);
+    const std::string in = name_space(seq); // which may go below
     erase(seq);
-    insert(seq, tokens);
+    insert(seq, first, in);
+}
+
+std::vector<llama_token> PrefixTree::tokens(llama_seq_id seq) const {
+    std::vector<llama_token> out;
+    for (const Node * node = node_of_.at(seq); node; node = node->parent) {
+        out.insert(out.begin(), node->edge.begin(), node->edge.end());
+    }
+    return out;
+}
+
+const std::string & PrefixTree::name_space(llama_seq_id seq) const {
+    const Node * node = node_of_.at(seq);
+    while (node->parent) {
+        node = node->parent;
+    }
+    return node->name_space;
 }
 
 void PrefixTree::erase(llama_seq_id seq) {
@@ -99,11 +119,16 @@ void PrefixTree::visit_around(const Node *                                      
 
 void PrefixTree::match(const std::vector<llama_token> &                  tokens,
                        size_t                                            n_max,
-                       const std::function<bool(llama_seq_id, size_t)> & visit) const {
-    const size_t n = std::min(n_max, tokens.size());
+                       const std::function<bool(llama_seq_id, size_t)> & visit,
+                       const std::string &                               name_space) const {
+    const size_t n    = std::min(n_max, tokens.size());
+    const auto   root = roots_.find(name_space);
+    if (root == roots_.end()) {
+        return;
+    }
 
     // down as far as the tokens go: n_common tokens end in or at the end of node's edge
-    const Node * node     = root_.get();
+    const Node * node     = root->second.get();
     size_t       n_common = 0;
     size_t       n_edge   = 0; // how much of node's edge they cover
     while (n_common < n && n_edge == node->edge.size()) {
@@ -140,8 +165,11 @@ PrefixTree::Neighbour PrefixTree::nearest(llama_seq_id seq, const std::function<
 }
 
 size_t PrefixTree::n_tokens() const {
-    size_t                    n    = 0;
-    std::vector<const Node *> todo = { root_.get() };
+    size_t                    n = 0;
+    std::vector<const Node *> todo;
+    for (const auto & [name, root] : roots_) {
+        todo.push_back(root.get());
+    }
     while (!todo.empty()) {
         const Node * node = todo.back();
         todo.pop_back();
@@ -155,7 +183,10 @@ size_t PrefixTree::n_tokens() const {
 
 bool PrefixTree::is_sound() const {
     size_t                    n_seqs = 0;
-    std::vector<const Node *> todo   = { root_.get() };
+    std::vector<const Node *> todo;
+    for (const auto & [name, root] : roots_) {
+        todo.push_back(root.get());
+    }
     while (!todo.empty()) {
         const Node * node = todo.back();
         todo.pop_back();
@@ -166,7 +197,7 @@ bool PrefixTree::is_sound() const {
                 return false;
             }
         }
-        if (node != root_.get() && (node->edge.empty() || (node->seqs.empty() && node->children.size() < 2))) {
+        if (node->parent && (node->edge.empty() || (node->seqs.empty() && node->children.size() < 2))) {
             return false;
         }
         for (const auto & [first, child] : node->children) {
@@ -216,7 +247,13 @@ PrefixTree::Node * PrefixTree::split(Node * node, size_t n) {
 
 // after a node has lost a sequence or a child: removes it, or joins it with its only child, if nothing needs it
 void PrefixTree::prune(Node * node) {
-    if (node == root_.get() || !node->seqs.empty()) {
+    if (!node->seqs.empty()) {
+        return;
+    }
+    if (!node->parent) {
+        if (node->children.empty()) {
+            roots_.erase(roots_.find(node->name_space));
+        }
         return;
     }
     Node * parent = node->parent;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -15,13 +16,15 @@ namespace kvf {
 //
 // An edge carries a run of tokens; a sequence stands at the node where its tokens end. The tree knows nothing of
 // cells: what a sequence has already computed of its tokens is the scheduler's business.
+//
+// Each namespace has a root of its own, so that what is in one is never found in another.
 class PrefixTree {
   public:
     PrefixTree();
     ~PrefixTree();
 
     // adds a sequence that is not in the tree yet
-    void insert(llama_seq_id seq, const std::vector<llama_token> & tokens);
+    void insert(llama_seq_id seq, const std::vector<llama_token> & tokens, const std::string & name_space = {});
 
     // one more token for a sequence that is in the tree
     void append(llama_seq_id seq, llama_token token);
@@ -32,11 +35,16 @@ class PrefixTree {
     // forgets a sequence; unknown ones are ignored
     void erase(llama_seq_id seq);
 
-    // Calls visit(seq, n_common) for every sequence that shares at least one of the first n_max tokens, the longest
+    // of a sequence that is in the tree
+    std::vector<llama_token> tokens(llama_seq_id seq) const;
+    const std::string &      name_space(llama_seq_id seq) const;
+
+    // Calls visit(seq, n_common) for every sequence of a namespace that shares at least one of the first n_max tokens, the longest
     // common prefix first, until visit returns false. visit must not change the tree.
     void match(const std::vector<llama_token> &                               tokens,
                size_t                                                         n_max,
-               const std::function<bool(llama_seq_id seq, size_t n_common)> & visit) const;
+               const std::function<bool(llama_seq_id seq, size_t n_common)> & visit,
+               const std::string &                                            name_space = {}) const;
 
     struct Neighbour {
         llama_seq_id seq      = -1;
@@ -65,8 +73,8 @@ class PrefixTree {
     Node * split(Node * node, size_t n);
     void   prune(Node * node);
 
-    std::unique_ptr<Node>                    root_;
-    std::unordered_map<llama_seq_id, Node *> node_of_;
+    std::map<std::string, std::unique_ptr<Node>> roots_; // by namespace
+    std::unordered_map<llama_seq_id, Node *>     node_of_;
 };
 
 } // namespace kvf

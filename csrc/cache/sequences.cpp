@@ -47,6 +47,10 @@ bool Sequences::keep(llama_seq_id src, llama_seq_id dst, size_t n) {
     return llama_memory_seq_fork(memory_, src, dst, static_cast<llama_pos>(n));
 }
 
+bool Sequences::cut(llama_seq_id seq, size_t n) {
+    return forks_anywhere_ && llama_memory_seq_rm(memory_, seq, static_cast<llama_pos>(n), -1);
+}
+
 size_t Sequences::forkable(llama_seq_id src, size_t n) const {
     return static_cast<size_t>(llama_memory_seq_fork_pos(memory_, src, static_cast<llama_pos>(n)));
 }

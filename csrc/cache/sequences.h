@@ -29,6 +29,9 @@ class Sequences {
     // as fork(), for a dst that will never be continued, only forked: nothing is copied
     bool keep(llama_seq_id src, llama_seq_id dst, size_t n);
 
+    // cuts a sequence down to its first n tokens; false, and nothing changes, if this memory cannot
+    bool cut(llama_seq_id seq, size_t n);
+
     // the longest beginning of src, at most n tokens, that fork() can copy
     size_t forkable(llama_seq_id src, size_t n) const;
 

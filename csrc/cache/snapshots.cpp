@@ -137,6 +137,14 @@ kvf_branch_id Snapshots::branch_of(llama_seq_id seq) const {
     return it == snapshots_.end() ? 0 : it->second.branch;
 }
 
+std::vector<llama_seq_id> Snapshots::all() const {
+    std::vector<llama_seq_id> seqs;
+    for (const auto & [seq, snapshot] : snapshots_) {
+        seqs.push_back(seq);
+    }
+    return seqs;
+}
+
 size_t Snapshots::n_kept() const {
     return std::count_if(snapshots_.begin(), snapshots_.end(),
                          [&](const auto & entry) { return !living(entry.second.runs).empty(); });

@@ -64,6 +64,8 @@ class Snapshots {
     // the branch that left it, 0 if there is no such snapshot
     kvf_branch_id branch_of(llama_seq_id seq) const;
 
+    std::vector<llama_seq_id> all() const;
+
     llama_seq_id any() const { return snapshots_.empty() ? -1 : snapshots_.begin()->first; }
     size_t       size() const { return snapshots_.size(); }
     size_t       n_kept() const;

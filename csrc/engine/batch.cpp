@@ -23,7 +23,7 @@ std::vector<Rows> Batch::plan(const Started & branches) const {
     std::vector<Branch *> prefilling;
     std::vector<Prompt>   prompts;
     for (const auto & [id, branch] : branches) {
-        if (branch->decodes()) {
+        if (branch->decodes() || branch->reading) {
             continue;
         }
         size_t     n_next = branch->n_pending();

@@ -68,11 +68,17 @@ std::unique_ptr<Branch> make_branch(const llama_model * model,
                                            ": must be -1 (until the context is full), 0 (prefill only) or more");
     }
 
+    if (request.keep < KVF_KEEP_ALL || request.keep > KVF_KEEP_NONE) {
+        throw Error(KVF_ERROR_INVALID, "keep = " + std::to_string(request.keep) + ": must be one of enum kvf_keep");
+    }
+
     auto branch            = std::make_unique<Branch>(TextStream(stop_strings(request)));
     branch->id             = id;
     branch->n_predict      = request.n_predict;
     branch->n_logprobs     = request.n_logprobs;
     branch->share          = request.share;
+    branch->name_space     = request.name_space ? request.name_space : "";
+    branch->keep           = request.keep;
     branch->tokens         = { request.tokens, request.tokens + request.n_tokens };
     branch->n_prompt       = request.n_tokens;
     branch->usage.n_prompt = static_cast<uint32_t>(request.n_tokens);
@@ -93,6 +99,8 @@ std::unique_ptr<Branch> forked(const Branch & from, kvf_branch_id id) {
     branch->n_logprobs     = from.n_logprobs;
     branch->n_predict      = from.n_predict < 0 ? -1 : from.n_predict - static_cast<int32_t>(from.usage.n_generated);
     branch->share          = from.share;
+    branch->name_space     = from.name_space;
+    branch->keep           = from.keep;
     branch->runs           = from.runs;
     branch->sampling       = from.sampling;
     branch->tokens         = from.tokens;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kvfork.h"
+#include "store/store.h"
 #include "text/text_stream.h"
 
 #include "sampling.h"
@@ -9,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -42,6 +44,17 @@ struct Branch {
     size_t                   n_given_up = 0; // while it waits: the cells that it had for itself when it gave them up,
     size_t                   n_missed   = 0; // and the tokens that it would have generated since
     llama_seq_id             seq        = -1; // -1: it waits
+
+    std::string name_space; // whose prefixes it shares
+    kvf_keep    keep     = KVF_KEEP_ALL;
+    size_t      n_shared = 0; // of tokens; those that came with a fork or from the store, or that others forked
+
+    // where there is a store: how far it has the tokens, and what is being read of them
+    std::shared_ptr<Store::Lookup>  lookup;
+    std::unique_ptr<Store::Reading> reading;
+    Clock::time_point               t_looked;
+    Clock::time_point               t_reading; // since when,
+    Clock::time_point               t_read;    // and when something came last
 
     // the runs that its prefix is kept for when it has become a snapshot
     std::vector<kvf_run_id> runs;

@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include "context/context_memory.h"
+#include "context/fingerprint.h"
 #include "engine/batch_invariance.h"
 #include "engine/error.h"
 #include "llama-cpu-options.h"
@@ -97,6 +98,8 @@ bool loading_is_stopped() {
 
 Engine::Engine(const llama_model * model, llama_context_params params, bool batch_invariant, double max_gap_ms)
     : model_(checked(model)),
+      params_(params),
+      batch_invariant_(batch_invariant),
       threads_(std::max(params.n_threads, params.n_threads_batch)),
       ctx_(make_context(model, params, batch_invariant, closing_)),
       scheduler_(make_scheduler(ctx_.get(), threads_, batch_invariant, max_gap_ms)),
@@ -148,6 +151,62 @@ void Engine::clear() {
     waiting.get();
 }
 
+void Engine::open_store(const std::string & path, uint64_t max_bytes, const std::string & weights) {
+    if (path.empty()) {
+        throw Error(KVF_ERROR_INVALID, "path: is empty; name a folder");
+    }
+    auto done    = std::make_shared<std::promise<void>>();
+    auto waiting = done->get_future();
+    post({ [=](Scheduler & scheduler, std::vector<Event> &) {
+        try {
+            Store::Params params;
+            params.path        = path;
+            params.max_bytes   = max_bytes;
+            params.description = fingerprint(ctx_.get(), params_, batch_invariant_, weights);
+            params.fingerprint = Sha256().add(params.description).digest();
+            auto store         = std::make_shared<Store>(std::move(params));
+            scheduler.open_store(store);
+            const std::lock_guard<std::mutex> lock(store_mutex_);
+            store_ = std::move(store);
+            done->set_value();
+        } catch (...) {
+            done->set_exception(std::current_exception());
+        }
+    } });
+    done.reset();
+    waiting.get();
+}
+
+std::shared_ptr<Store> Engine::store() const {
+    const std::lock_guard<std::mutex> lock(store_mutex_);
+    return store_;
+}
+
+void Engine::save() {
+    const std::shared_ptr<Store> store = this->store();
+    if (!store) {
+        throw Error(KVF_ERROR_INVALID, "the engine has no store to save to: give cache_dir");
+    }
+    for (bool is_saving = true; is_saving;) {
+        auto done    = std::make_shared<std::promise<bool>>();
+        auto waiting = done->get_future();
+        post({ [done](Scheduler & scheduler, std::vector<Event> &) { done->set_value(scheduler.is_saving()); } });
+        done.reset();
+        is_saving = waiting.get();
+        if (is_saving) { // a slice a step, as at any time
+            std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
+    }
+    if (!store->finish()) {
+        throw Error(KVF_ERROR_INTERNAL, "the store's disk does not answer");
+    }
+}
+
+std::string Engine::take_store_fault() {
+    const std::shared_ptr<Store> store = this->store();
+    return store ? store->take_fault() : "";
+}
+
 void Engine::set_lora(llama_adapter_lora * lora, float scale) {
     if (llama_adapter_get_alora_n_invocation_tokens(lora) > 0) {
         throw Error(KVF_ERROR_INVALID,
@@ -156,6 +215,9 @@ void Engine::set_lora(llama_adapter_lora * lora, float scale) {
     if (!std::isfinite(scale)) {
         throw Error(KVF_ERROR_INVALID,
                     "scale = " + std::to_string(scale) + ": must be finite; 1 is the adapter as it is");
+    }
+    if (store()) {
+        throw Error(KVF_ERROR_INVALID, "lora: the engine has a store already, which is for the weights without it");
     }
     post({ [=](Scheduler & scheduler, std::vector<Event> &) {
         llama_adapter_lora * loras[]  = { lora };
@@ -269,6 +331,7 @@ void Engine::run() {
     }
     obey();
     insist([&] { scheduler_->fail_all(KVF_ERROR_CLOSED, "the engine was closed", out); });
+    insist([&] { scheduler_->close_store(); });
     insist([&] { scheduler_->clear(); });
     publish();
     events_.close();

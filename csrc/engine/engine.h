@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -30,6 +31,9 @@ class Engine {
     void          end_run(kvf_run_id run);
     void          clear();
     void          set_lora(llama_adapter_lora * lora, float scale);
+    void          open_store(const std::string & path, uint64_t max_bytes, const std::string & weights);
+    void          save();
+    std::string   take_store_fault();
     void          close();
     kvf_stats     stats() const;
     int32_t       poll(kvf_event * out, size_t n_max, int32_t timeout_ms);
@@ -48,7 +52,11 @@ class Engine {
     void run();
     void publish_stats();
 
+    std::shared_ptr<Store> store() const;
+
     const llama_model *                            model_;
+    const llama_context_params                     params_;
+    const bool                                     batch_invariant_;
     ThreadPool                                     threads_;
     std::atomic<bool>                              closing_{ false }; // the context asks it whether to go on
     std::unique_ptr<llama_context, ContextDeleter> ctx_;              // the thread's
@@ -60,6 +68,9 @@ class Engine {
     std::mutex              mailbox_mutex_;
     std::condition_variable mailbox_filled_;
     std::vector<Command>    mailbox_;
+
+    mutable std::mutex     store_mutex_;
+    std::shared_ptr<Store> store_; // NULL: none
 
     mutable std::mutex stats_mutex_;
     kvf_stats          stats_ = {};

@@ -5,6 +5,7 @@
 #include "context/context_memory.h"
 #include "engine/engine.h"
 #include "engine/error.h"
+#include "store/inventory.h"
 
 #include "llama-plain-text.h"
 #include "log.h"
@@ -162,6 +163,35 @@ bool kvf_engine_set_lora(kvf_engine * engine, llama_adapter_lora * lora, float s
         require(engine, "engine").engine.set_lora(&require(lora, "lora"), scale);
         return true;
     });
+}
+
+bool kvf_engine_open_store(kvf_engine * engine, const char * path, uint64_t max_bytes, const char * weights) {
+    return guarded(false, [&] {
+        require(engine, "engine").engine.open_store(&require(path, "path"), max_bytes, &require(weights, "weights"));
+        return true;
+    });
+}
+
+bool kvf_engine_save(kvf_engine * engine) {
+    return guarded(false, [&] {
+        require(engine, "engine").engine.save();
+        return true;
+    });
+}
+
+char * kvf_engine_store_fault(kvf_engine * engine) {
+    return guarded<char *>(nullptr, [&] {
+        const std::string fault = require(engine, "engine").engine.take_store_fault();
+        return fault.empty() ? nullptr : copy_string(fault);
+    });
+}
+
+char * kvf_store_list(const char * path, bool verify) {
+    return guarded<char *>(nullptr, [&] { return copy_string(kvf::list_store(&require(path, "path"), verify)); });
+}
+
+char * kvf_store_prune(const char * path, uint64_t max_bytes) {
+    return guarded<char *>(nullptr, [&] { return copy_string(kvf::prune_store(&require(path, "path"), max_bytes)); });
 }
 
 void kvf_engine_close(kvf_engine * engine) {

@@ -29,6 +29,9 @@ void Scheduler::submit(std::unique_ptr<Branch> branch) {
     for (const kvf_run_id run : branch->runs) {
         snapshots_.begin_run(run);
     }
+    if (restores_) {
+        restores_->look_up(*branch);
+    }
     Branch & added = *(branches_[branch->id] = std::move(branch));
     waiting_.add(added);
 }
@@ -81,6 +84,9 @@ void Scheduler::fail_all(kvf_error error, const std::string & message, std::vect
 
 void Scheduler::clear() {
     while (snapshots_.size() > 0) {
+        if (saves_) {
+            saves_->go_on_with(snapshots_.any());
+        }
         drop(snapshots_.any());
     }
     stats_.cells_used_max = static_cast<uint32_t>(room_.n_used());
@@ -95,6 +101,7 @@ kvf_stats Scheduler::stats() const {
     stats.branches_waiting = static_cast<uint32_t>(branches_.size() - running_.size());
     stats.snapshots        = static_cast<uint32_t>(snapshots_.size());
     stats.snapshots_kept   = static_cast<uint32_t>(snapshots_.n_kept());
+    stats.stored_bytes     = store_ ? store_->n_bytes_written() : 0;
     for (const kvf_part & part : room_.parts()) {
         stats.parts[stats.n_parts++] = part;
     }
@@ -108,8 +115,14 @@ void Scheduler::step(std::vector<Event> & out) {
     note_runs();
     admit(out);
 
-    std::vector<Rows> rows = compose();
+    const bool        restored = restores_ && restore(out);
+    std::vector<Rows> rows     = compose();
     if (rows.empty()) {
+        if (is_saving() && saves_->can_go_on()) {
+            saves_->go_on();
+        } else if (store_ && !restored && (!branches_.empty() || is_saving())) {
+            store_->wait(std::chrono::milliseconds(2)); // it reads, or writes
+        }
         return;
     }
     const auto start = params_.now();
@@ -127,7 +140,14 @@ void Scheduler::step(std::vector<Event> & out) {
             finish(branch, KVF_FINISH_PREFILLED, out);
         }
     }
-    batch_.computed(rows, ms_between(start, params_.now()));
+    const double ms = ms_between(start, params_.now());
+    batch_.computed(rows, ms);
+    if (restores_) {
+        restores_->computed(rows, ms);
+    }
+    if (saves_) {
+        saves_->go_on();
+    }
     report_waiting(out);
 }
 
@@ -218,6 +238,9 @@ void Scheduler::admit(std::vector<Event> & out) {
     for (auto it = waiting_.ready().begin(); it != waiting_.ready().end() && running_.size() < batch_.n_max();) {
         Branch & branch = *(it++)->second; // it may end below
         ++n_looked_at_;
+        if (restores_ && restores_->is_looking(branch)) {
+            continue;
+        }
         const Prefix prefix = branch.share ? find_prefix(branch) : Prefix();
         if (prefix.awaited) {
             waiting_.wait_for(branch, *prefix.awaited, prefix.n_awaited);
@@ -233,8 +256,10 @@ void Scheduler::admit(std::vector<Event> & out) {
             finish(branch, KVF_FINISH_PREFILLED, out);
             continue;
         }
+        // of a whole sequence in the store, nothing can be there yet
+        const bool is_better_stored = restores_ && restores_->whole() && restores_->n_worth(branch, prefix.n) > 0;
         // with nothing else running, all that can be in its way is the prefix's sequence
-        if (!start(branch, prefix) && !(running_.empty() && start(branch, Prefix()))) {
+        if (!start(branch, is_better_stored ? Prefix() : prefix) && !(running_.empty() && start(branch, Prefix()))) {
             break;
         }
     }
@@ -268,11 +293,19 @@ bool Scheduler::start(Branch & branch, const Prefix & prefix) {
         ++stats_.forks;
         stats_.forked_tokens += n_forked;
         keep_fork_point(branch, prefix.seq, n_forked);
+        const auto runs = running_.find(prefix.seq);
+        if (runs != running_.end()) {
+            runs->second->n_shared = std::max(runs->second->n_shared, n_forked);
+        }
+        branch.n_shared = std::max(branch.n_shared, n_forked);
     }
     branch.n_cached = n_forked;
     branch.n_known  = branch.tokens.size();
     if (branch.share) {
-        tree_.insert(seq, branch.tokens);
+        tree_.insert(seq, branch.tokens, branch.name_space);
+    }
+    if (restores_ && restores_->n_worth(branch, n_forked) > 0) {
+        restores_->begin(branch);
     }
     gave_way_.erase(branch.id);
     branch.n_given_up = 0;
@@ -297,7 +330,7 @@ void Scheduler::count_start(Branch & branch) {
 // keeps a snapshot of it for those who come later.
 void Scheduler::keep_fork_point(const Branch & branch, llama_seq_id src, size_t n) {
     const auto runs = running_.find(src);
-    if (sequences_.forks_anywhere() || runs == running_.end()) {
+    if (sequences_.forks_anywhere() || runs == running_.end() || runs->second->keep == KVF_KEEP_NONE) {
         return;
     }
     const llama_seq_id seq = sequences_.take();
@@ -309,8 +342,9 @@ void Scheduler::keep_fork_point(const Branch & branch, llama_seq_id src, size_t 
             sequences_.give_back(seq);
             return;
         }
-        tree_.insert(seq, { branch.tokens.begin(), branch.tokens.begin() + n });
+        tree_.insert(seq, { branch.tokens.begin(), branch.tokens.begin() + n }, branch.name_space);
         snapshots_.add(seq, runs->second->id, n, branch.runs);
+        save(seq, 0, 0);
     } catch (...) { // there is no memory for it
         drop(seq);
         throw;
@@ -323,23 +357,26 @@ Scheduler::Prefix Scheduler::find_prefix(const Branch & branch) {
     const size_t n_max = branch.tokens.size() - (branch.n_predict == 0 ? 0 : 1);
 
     Prefix prefix;
-    tree_.match(branch.tokens, n_max, [&](llama_seq_id seq, size_t n_common) {
-        if (n_common <= prefix.n) {
-            return false;
-        }
-        const auto   runs    = running_.find(seq);
-        const size_t n_ready = runs == running_.end() ? n_common : std::min(n_common, runs->second->n_cached);
-        const size_t n       = sequences_.forkable(seq, n_ready);
-        if (n > prefix.n) {
-            prefix.seq = seq;
-            prefix.n   = n;
-        }
-        if (n_ready < n_common && n_common > prefix.n_awaited) {
-            prefix.awaited   = runs->second;
-            prefix.n_awaited = n_common;
-        }
-        return true;
-    });
+    tree_.match(
+        branch.tokens, n_max,
+        [&](llama_seq_id seq, size_t n_common) {
+            if (n_common <= prefix.n) {
+                return false;
+            }
+            const auto   runs    = running_.find(seq);
+            const size_t n_ready = runs == running_.end() ? n_common : std::min(n_common, runs->second->n_cached);
+            const size_t n       = sequences_.forkable(seq, n_ready);
+            if (n > prefix.n) {
+                prefix.seq = seq;
+                prefix.n   = n;
+            }
+            if (n_ready < n_common && n_common > prefix.n_awaited) {
+                prefix.awaited   = runs->second;
+                prefix.n_awaited = n_common;
+            }
+            return true;
+        },
+        branch.name_space);
     if (prefix.n_awaited <= prefix.n) {
         prefix.awaited = nullptr;
     }
@@ -485,6 +522,9 @@ bool Scheduler::make_some_room() {
 
 void Scheduler::evict(const Snapshots::Victim & victim) {
     keep_for(victim.heir, victim.runs);
+    if (saves_) {
+        saves_->go_on_with(victim.seq);
+    }
     drop(victim.seq);
     ++stats_.evictions;
 }
@@ -500,6 +540,9 @@ void Scheduler::keep_for(llama_seq_id seq, const std::vector<kvf_run_id> & runs)
 }
 
 void Scheduler::drop(llama_seq_id snapshot) {
+    if (saves_) {
+        saves_->forget(snapshot);
+    }
     tree_.erase(snapshot);
     sequences_.give_back(snapshot);
     snapshots_.erase(snapshot);
@@ -560,6 +603,7 @@ void Scheduler::leave(Branch & branch) {
     running_.erase(branch.seq);
     started_.erase(branch.id);
     branch.seq = -1;
+    branch.reading.reset();
 }
 
 kvf_branch_id Scheduler::branch_at(llama_seq_id seq) const {
@@ -586,6 +630,24 @@ void Scheduler::fail(Branch & branch, kvf_error error, const std::string & messa
     end(branch, make_failure(branch, error, message), out);
 }
 
+// How many of a branch's tokens stay, now that it ends: the rest goes.
+size_t Scheduler::n_kept(const Branch & branch) {
+    if (!branch.share || branch.keep == KVF_KEEP_NONE) {
+        return 0;
+    }
+    const size_t n = branch.keep == KVF_KEEP_ALL ? branch.n_cached : std::min(branch.n_cached, branch.n_shared);
+    if (n == branch.n_cached || n == 0) {
+        return n;
+    }
+    // what others have for good need not stay twice
+    const auto stays = [&](llama_seq_id seq) {
+        const auto it = running_.find(seq);
+        return it == running_.end() || (it->second->n_cached >= n && it->second->keep != KVF_KEEP_NONE &&
+                                        (it->second->keep == KVF_KEEP_ALL || it->second->n_shared >= n));
+    };
+    return tree_.nearest(branch.seq, stays).n_common >= n || !sequences_.cut(branch.seq, n) ? 0 : n;
+}
+
 // Leaves what the branch has computed behind as a snapshot, says the last event, and forgets the branch. Where memory is
 // short it throws before the event, and can be called again.
 void Scheduler::end(Branch & branch, Event event, std::vector<Event> & out) {
@@ -594,9 +656,12 @@ void Scheduler::end(Branch & branch, Event event, std::vector<Event> & out) {
     }
     snapshots_.note_activity(branch.runs);
     if (branch.seq >= 0) {
-        if (branch.share && branch.n_cached > 0) {
-            tree_.truncate(branch.seq, branch.n_cached);
-            snapshots_.add(branch.seq, branch.id, branch.n_cached, branch.runs);
+        const size_t n = n_kept(branch);
+        if (n > 0) {
+            tree_.truncate(branch.seq, n);
+            snapshots_.add(branch.seq, branch.id, n, branch.runs);
+            const bool was_found = branch.lookup && branch.lookup->done();
+            save(branch.seq, was_found ? branch.lookup->n() : 0, was_found ? branch.lookup->number() : 0);
             leave(branch);
         } else {
             release(branch);

@@ -7,7 +7,9 @@
 #include "engine/batch.h"
 #include "engine/branch.h"
 #include "engine/events.h"
+#include "engine/restores.h"
 #include "engine/waiting.h"
+#include "store/saves.h"
 
 #include <functional>
 #include <memory>
@@ -65,7 +67,16 @@ class Scheduler {
     void clear();
 
     // nothing to do
-    bool idle() const { return branches_.empty(); }
+    bool idle() const { return branches_.empty() && !is_saving(); }
+
+    // what it computes goes there, and what is there is not computed; throws Error(KVF_ERROR_INVALID) if that cannot be
+    void open_store(std::shared_ptr<Store> store);
+
+    // not all of the snapshots is in the store that ought to be
+    bool is_saving() const { return saves_ && !saves_->empty(); }
+
+    // the last thing: all that is left of snapshots goes to the store, as far as its disk takes it
+    void close_store();
 
     // one batch: admit, compose, llama_decode, sample
     void step(std::vector<Event> & out);
@@ -89,6 +100,8 @@ class Scheduler {
     void              admit(std::vector<Event> & out);
     bool              start(Branch & branch, const Prefix & prefix);
     void              count_start(Branch & branch);
+    void              save(llama_seq_id snapshot, size_t n_stored, uint64_t lookup);
+    bool              restore(std::vector<Event> & out);
     void              keep_fork_point(const Branch & branch, llama_seq_id src, size_t n);
     Prefix            find_prefix(const Branch & branch);
     std::vector<Rows> compose();
@@ -97,6 +110,7 @@ class Scheduler {
 
     bool          make_room(const Room::Need & need, bool for_sequence, llama_seq_id but, bool last_resort);
     bool          make_some_room();
+    size_t        n_kept(const Branch & branch);
     void          evict(const Snapshots::Victim & victim);
     void          want(const Room::Need & need);
     void          preempt_youngest();
@@ -116,6 +130,10 @@ class Scheduler {
     const llama_model * model_;
     const llama_vocab * vocab_;
     size_t              n_ctx_;
+
+    std::shared_ptr<Store>    store_; // may be NULL, as those who use it
+    std::unique_ptr<Saves>    saves_;
+    std::unique_ptr<Restores> restores_;
 
     Room                                       room_;
     Sequences                                  sequences_;

@@ -20,7 +20,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 9
+#define KVF_ABI_VERSION 10
 
 #ifdef __cplusplus
 extern "C" {
@@ -60,6 +60,14 @@ enum kvf_event_type {
     KVF_EVENT_DONE    = 2, // the last event of a branch
 };
 
+// what a branch leaves to others when it has ended
+enum kvf_keep {
+    KVF_KEEP_ALL = 0, // all that it has computed
+    KVF_KEEP_PREFIX =
+        1, // what it has in common with others that have been there: what it forked, and what was forked from it
+    KVF_KEEP_NONE = 2, // nothing, neither in the cells nor in the store
+};
+
 struct kvf_sampling {
     uint32_t seed;              // LLAMA_DEFAULT_SEED = a random one
     int32_t  top_k;             // <= 0: off
@@ -78,10 +86,14 @@ struct kvf_request {
     const llama_token * tokens; // the prompt
     size_t              n_tokens;
 
-    int32_t n_predict;  // most tokens to generate; 0: prefill only; -1: until the context is full
-    int32_t n_logprobs; // -1: none; k >= 0: the chosen token's and the k most likely ones' per token
-    bool    share;      // fork from what is cached, and leave what is computed to others
-    bool    ignore_eos; // go on after an end-of-generation token, unless the grammar ends there
+    int32_t       n_predict;  // most tokens to generate; 0: prefill only; -1: until the context is full
+    int32_t       n_logprobs; // -1: none; k >= 0: the chosen token's and the k most likely ones' per token
+    bool          share;      // fork from what is cached, and leave what is computed to others
+    enum kvf_keep keep;       // if it shares
+    bool          ignore_eos; // go on after an end-of-generation token, unless the grammar ends there
+
+    // Prefixes are shared only within a namespace, in the cells and in the store. NULL: that of all who give none
+    const char * name_space;
 
     // Whose prefix this is. It is a hint: what is left of the run's branches goes after what no run needs, until
     // kvf_end_run, or until no branch had the run for 10 minutes.
@@ -109,6 +121,7 @@ struct kvf_logprob {
 struct kvf_usage {
     uint32_t n_prompt;     // tokens of the prompt
     uint32_t n_forked;     // of these: came with the fork
+    uint32_t n_restored;   // of these: came from the store
     uint32_t n_prefilled;  // tokens computed to get the prompt (and, after a preemption, the text so far) in the cache
     uint32_t n_generated;  // an end-of-generation token among them
     uint32_t n_preempted;  // times that it had to give its cells up
@@ -116,7 +129,8 @@ struct kvf_usage {
     uint32_t n_cells_wanted; // if branches had to give way while it was there: an n_ctx with which none had; else 0
     kvf_branch_id parent_id; // the branch whose sequence it was forked from, 0: none
     double        t_wait;    // submitted until it had a sequence
-    double        t_prefill; // from then until its first token (or, if it has none, its end)
+    double        t_restore; // from then until the last token from the store was there, 0 if none came from it
+    double        t_prefill; // from when it had a sequence until its first token (or, if it has none, its end)
     double        t_decode;  // from its first token to its last
     double        t_gap;     // the longest time between two of its tokens
 };
@@ -153,7 +167,9 @@ struct kvf_part {
 struct kvf_stats {
     uint64_t prefilled_tokens; // rows computed for prompts (and for texts that were preempted)
     uint64_t forked_tokens;    // tokens that branches got from a fork instead
+    uint64_t restored_tokens;  // tokens that branches got from the store
     uint64_t generated_tokens; // tokens generated
+    uint64_t stored_bytes;     // written to the store
     uint64_t forks;
     uint64_t preemptions;
     uint64_t preempted_tokens;   // cells that branches gave up in these
@@ -229,6 +245,31 @@ KVF_API kvf_engine * kvf_engine_create(const struct llama_model *  model,
 // Applies an adapter of the engine's model, with this weight, to all that is submitted from now on. Call it while
 // nothing runs. Returns false on failure.
 KVF_API bool kvf_engine_set_lora(kvf_engine * engine, struct llama_adapter_lora * lora, float scale);
+
+// Keeps what prompts leave in the cache on a disk, in a folder that several processes may use, and takes from there what would
+// be computed otherwise. All of its files together have at most max_bytes; those go first that were of use the longest ago.
+// weights: names the model's weights, and those of its adapter, by what is in them. Call it once, after kvf_engine_set_lora.
+// The folder is opened later: what goes wrong there ends no branch, and kvf_engine_store_fault tells of it.
+// Returns false on failure: if the model's memory cannot be taken out, the message says why.
+KVF_API bool kvf_engine_open_store(kvf_engine * engine, const char * path, uint64_t max_bytes, const char * weights);
+
+// Writes to the store what is in the cache for later branches. Returns after it is done; false on failure.
+KVF_API bool kvf_engine_save(kvf_engine * engine);
+
+// What went wrong with the store since the last call, to be freed with kvf_string_free; NULL if nothing did. Each kind of
+// fault is told of once.
+KVF_API char * kvf_engine_store_fault(kvf_engine * engine);
+
+// A store's files, those of one model, one set of parameters and one namespace together. Returns JSON, an array of objects with
+// "shelf" (their folder), "about" (what they are, an object), "files", "tokens", "bytes", "used" (seconds since 1970) and
+// "damaged" (a list of files and what is wrong with each). To be freed with kvf_string_free; NULL on failure.
+// verify: read them wholly; otherwise, only what each is about.
+KVF_API char * kvf_store_list(const char * path, bool verify);
+
+// Removes files until a store has at most max_bytes: damaged and unfinished ones, and those that nothing leads to; then those
+// that were of use the longest ago. Returns JSON, an object with "files" and "bytes" that were removed. To be freed with
+// kvf_string_free; NULL on failure.
+KVF_API char * kvf_store_prune(const char * path, uint64_t max_bytes);
 
 // Stops the thread (a running llama_decode is aborted), ends every branch with KVF_ERROR_CLOSED and makes kvf_poll
 // return -1 once the last event is taken. Idempotent.

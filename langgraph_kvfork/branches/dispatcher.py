@@ -204,5 +204,7 @@ def _usage(branch_id: int, usage: Any, cell_bytes: int | None) -> Usage:
         recomputed_tokens=usage.n_recomputed,
         wanted_n_ctx=usage.n_cells_wanted or None,
         gap_ms=usage.t_gap,
+        restored_tokens=usage.n_restored,
+        restore_ms=usage.t_restore,
         cell_bytes=cell_bytes,
     )

@@ -34,6 +34,8 @@ class Usage:
         wanted_n_ctx: If branches had to give up their cells while this one was there: an `n_ctx`
             with which none had; else None.
         gap_ms: The longest time between two of its tokens, in milliseconds.
+        restored_tokens: How many tokens of the prompt came from the store.
+        restore_ms: Milliseconds until the last of these was there; they are part of `prefill_ms`.
         cell_bytes: Bytes of the KV cache that a token takes; None where tokens do not all take the
             same (sliding windows, recurrent states), or the model's file does not say.
     """
@@ -51,6 +53,8 @@ class Usage:
     recomputed_tokens: int = 0
     wanted_n_ctx: int | None = None
     gap_ms: float = 0.0
+    restored_tokens: int = 0
+    restore_ms: float = 0.0
     cell_bytes: int | None = None
 
 

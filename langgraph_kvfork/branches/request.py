@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, fields
 
 from langgraph_kvfork.arguments import (
     Grammar,
+    Keep,
     LastTokens,
     LogitBias,
     MaxTokens,
+    Namespace,
     Penalty,
     Probability,
     RepeatPenalty,
@@ -45,6 +47,11 @@ class Request:
         answer_format: `RenderedPrompt.answer_format` of the prompt; None: like anything.
         share_prefix: Fork from what is cached, and leave what is computed to others.
         ignore_eos: Go on after an end-of-generation token, unless the grammar ends there.
+        keep: What is left for others, in the cells and in the store: True: all that was computed;
+            "prefix": what others had in common with it while it ran, its own tail goes; False:
+            nothing.
+        namespace: Prefixes are shared only with those who give the same; None: with those who give
+            none.
 
     Raises:
         InvalidRequestError: A value is out of its range.
@@ -68,6 +75,8 @@ class Request:
     answer_format: str | None = None
     share_prefix: Switch = True
     ignore_eos: Switch = False
+    keep: Keep = True
+    namespace: Namespace = None
 
     def __post_init__(self) -> None:
         values = checked(Request, {each.name: getattr(self, each.name) for each in fields(self)})

@@ -12,6 +12,9 @@ from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.native.abi import Native
 
+_KEEP: dict[bool | str, int] = {True: 0, "prefix": 1, False: 2}
+"""`enum kvf_keep`."""
+
 
 def native_request(native: Native, tokens: Sequence[int], request: Request, run_id: int) -> Any:
     """Return a `kvf_request`. It keeps alive what its pointers point to.
@@ -31,6 +34,9 @@ def native_request(native: Native, tokens: Sequence[int], request: Request, run_
     result.n_logprobs = -1 if request.logprobs is None else request.logprobs
     result.share = request.share_prefix
     result.ignore_eos = request.ignore_eos
+    result.keep = _KEEP[request.keep]
+    if request.namespace is not None:
+        result.name_space = request.namespace.encode()
     result.run_id = run_id
 
     sampling = result.sampling

@@ -166,6 +166,7 @@ class Answer:
                 "branch_id": usage.branch_id,
                 "parent_id": usage.parent_id,
                 "forked_tokens": usage.forked_tokens,
+                **_from_store(usage),
                 "prefilled_tokens": usage.prefilled_tokens,
                 "cell_bytes": usage.cell_bytes,
                 **_losses(usage),
@@ -198,7 +199,7 @@ def usage_metadata(usage: Usage, *, shared: bool, reasoning_tokens: int = 0) -> 
         shared: Whether the prompt tokens that were computed are left in the cache for others.
         reasoning_tokens: How many of the generated ones are thoughts.
     """
-    forked = min(usage.forked_tokens, usage.prompt_tokens)
+    forked = min(usage.forked_tokens + usage.restored_tokens, usage.prompt_tokens)
     return UsageMetadata(
         input_tokens=usage.prompt_tokens,
         output_tokens=usage.generated_tokens,
@@ -209,6 +210,13 @@ def usage_metadata(usage: Usage, *, shared: bool, reasoning_tokens: int = 0) -> 
         ),
         output_token_details=OutputTokenDetails(reasoning=reasoning_tokens),
     )
+
+
+def _from_store(usage: Usage) -> dict[str, float]:
+    """Return what came from the store; nothing if nothing did."""
+    if not usage.restored_tokens:
+        return {}
+    return {"restored_tokens": usage.restored_tokens, "restore_ms": usage.restore_ms}
 
 
 def _losses(usage: Usage) -> dict[str, int]:

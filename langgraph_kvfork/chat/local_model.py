@@ -29,6 +29,7 @@ from langgraph_kvfork.arguments import (
     RopeScaling,
     SequenceCount,
     SplitMode,
+    StorePath,
     Switch,
     TemplateSource,
     TensorSplit,
@@ -39,6 +40,7 @@ from langgraph_kvfork.engine.default_model import FILE, smollm2_path
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.engine.keep_alive import KeepAlive, keep_alive_seconds
 from langgraph_kvfork.engine.params import EngineParams
+from langgraph_kvfork.engine.store_size import StoreSize
 from langgraph_kvfork.errors import ModelLoadError
 from langgraph_kvfork.hooks.prompt_thread import in_prompt_thread
 
@@ -130,6 +132,15 @@ class LocalChatModel(BaseChatModel):
     """While branches write, others' prompts are computed in chunks that hold them up for about so
     many milliseconds; 0: in batches of `n_batch`. A smaller value makes streams smoother, and long
     prompts later. It does not hold with `batch_invariant`."""
+
+    # what outlasts the process
+    cache_dir: StorePath = None
+    """Folder of a store, where what prompts leave in the cache is kept for later and for other
+    processes. Whoever can read it can read what was in the prompts. None: what the environment
+    variable `KVFORK_CACHE_DIR` says, and no store if it says nothing; "": no store."""
+    cache_size: StoreSize = None
+    """Most bytes of all files in the store: a number, or text such as "20GB"; None: what
+    `KVFORK_CACHE_SIZE` says, else 10 GB."""
 
     # how long
     keep_alive: KeepAlive = -1

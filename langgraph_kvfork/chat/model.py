@@ -35,9 +35,11 @@ from typing_extensions import Self
 from langgraph_kvfork.arguments import (
     AnswerTokens,
     Grammar,
+    Keep,
     LastTokens,
     LogitBias,
     LogprobsSwitch,
+    Namespace,
     Penalty,
     Probability,
     RepeatPenalty,
@@ -196,6 +198,13 @@ class ChatKVFork(LocalChatModel):
     share_prefix: Switch = True
     """Fork from what is cached, and leave what is computed to others. False: every call prefills
     its whole prompt."""
+    keep: Keep = True
+    """What a call leaves for others, in the cache and in the store: True: all that it computed;
+    "prefix": what others had in common with it while it ran, and its own tail goes; False:
+    nothing."""
+    namespace: Namespace = None
+    """Prefixes are shared only with calls of the same namespace, in the cache and in the store;
+    None: with those that have none."""
 
     # how to call
     timeout: Timeout = None
@@ -462,6 +471,7 @@ class ChatKVFork(LocalChatModel):
                 on_progress=progress_with_heartbeat(on_progress),
                 timeout=call.timeout,
                 run_id=run_id_of_config(engine, config),
+                namespace=call.request.namespace,
             )
 
     async def _aprefill(
@@ -484,6 +494,7 @@ class ChatKVFork(LocalChatModel):
                 on_progress=progress_with_heartbeat(on_progress),
                 timeout=call.timeout,
                 run_id=run_id_of_config(engine, config),
+                namespace=call.request.namespace,
             )
 
     @langchain_errors()

@@ -85,6 +85,18 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cache(options: argparse.Namespace) -> int:
+    from langgraph_kvfork.cli.cache import list_text, listed, prune_text, pruned, store_path
+
+    path = store_path(options.cache_dir)
+    if options.action == "prune":
+        _show(pruned(path, options.max_size), prune_text, as_json=options.json)
+        return 0
+    found = listed(path, verify=options.action == "verify")
+    _show(found, list_text, as_json=options.json)
+    return 1 if options.action == "verify" and found["damaged"] else 0
+
+
 def _show(
     found: dict[str, Any], as_text: Callable[[dict[str, Any], int | None], str], *, as_json: bool
 ) -> None:
@@ -149,6 +161,27 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--mermaid", action="store_true", help="a flow chart of the forks")
     form.add_argument("--html", action="store_true", help="with bars and a time line")
     report.set_defaults(run=_report)
+
+    cache = commands.add_parser(
+        "cache",
+        help="show, check or shrink a store of prompts",
+        description="Show, check or shrink a store: the cache_dir of a chat model.",
+    )
+    actions = cache.add_subparsers(dest="action", required=True)
+    for name, what in (
+        ("list", "what it holds, by model and namespace"),
+        ("verify", "read all of it; the exit status is 1 if a file is damaged"),
+        ("prune", "remove what is damaged or of no use, then what was used the longest ago"),
+    ):
+        action = actions.add_parser(name, help=what, description=f"{what.capitalize()}.")
+        action.add_argument("--cache-dir", help="its folder; else KVFORK_CACHE_DIR")
+        action.add_argument("--json", action="store_true", help="for programs")
+        if name == "prune":
+            help_text = (
+                'what may stay, such as "5GB"; else KVFORK_CACHE_SIZE, else 10GB; 0: nothing'
+            )
+            action.add_argument("--max-size", help=help_text)
+        action.set_defaults(run=_cache)
     return parser
 
 

@@ -19,6 +19,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -45,6 +46,7 @@ from langgraph_kvfork.engine.model_file import in_words, llama_log
 from langgraph_kvfork.engine.params import EngineParams, context_key, weights_key
 from langgraph_kvfork.engine.registry import Registry
 from langgraph_kvfork.engine.stats import EngineStats, MemoryPart
+from langgraph_kvfork.engine.store import Store
 from langgraph_kvfork.engine.weights import Weights
 from langgraph_kvfork.errors import (
     EngineClosedError,
@@ -133,6 +135,11 @@ class Engine:
         except BaseException:
             self._weights.release()
             raise
+        self._store = (
+            None
+            if self.params.cache_dir is None
+            else Store(self._native, self._handle, self.params, self.n_gpu_layers)
+        )
         self._dispatcher = Dispatcher(
             self._native,
             self._handle,
@@ -273,6 +280,7 @@ class Engine:
         on_progress: Callable[[PrefillProgress], None] | None = None,
         timeout: float | None = None,
         run_id: int = 0,
+        namespace: str | None = None,
     ) -> Usage:
         """Compute a prompt's KV state and keep it, so that later prompts that begin alike fork it.
 
@@ -282,6 +290,7 @@ class Engine:
                 calling thread.
             timeout: Seconds after which to give up; None: never.
             run_id: As for `generate`.
+            namespace: As in a `Request`.
 
         Returns:
             Tokens and times.
@@ -289,7 +298,8 @@ class Engine:
         Raises:
             KVForkError: As `generate`, and as iterating over a `Branch` does.
         """
-        with self.generate(prompt, _PREFILL_ONLY, timeout=timeout, run_id=run_id) as branch:
+        request = replace(_PREFILL_ONLY, namespace=namespace)
+        with self.generate(prompt, request, timeout=timeout, run_id=run_id) as branch:
             for event in branch:
                 if isinstance(event, Done):
                     return event.usage
@@ -304,9 +314,11 @@ class Engine:
         on_progress: Callable[[PrefillProgress], None] | None = None,
         timeout: float | None = None,
         run_id: int = 0,
+        namespace: str | None = None,
     ) -> Usage:
         """As `prefill`, without blocking the event loop."""
-        async with self.agenerate(prompt, _PREFILL_ONLY, timeout=timeout, run_id=run_id) as branch:
+        request = replace(_PREFILL_ONLY, namespace=namespace)
+        async with self.agenerate(prompt, request, timeout=timeout, run_id=run_id) as branch:
             async for event in branch:
                 if isinstance(event, Done):
                     return event.usage
@@ -453,6 +465,26 @@ class Engine:
             if not self._native.kvf.kvf_engine_clear(handle):
                 raise EngineClosedError("The engine was closed while it was being cleared.")
 
+    def save(self) -> None:
+        """Write to the store what is kept for later forks. Returns when it is on the disk.
+
+        It is written anyway, beside everything else: this is for those who have to know that it is.
+
+        Raises:
+            InvalidRequestError: The engine has no store: `cache_dir` names none.
+            EngineClosedError: The engine is closed.
+            GenerationError: The disk does not answer.
+        """
+        with self._use() as handle:
+            if self._store is not None:
+                self._store.wait()
+            saved = self._native.kvf.kvf_engine_save(handle)
+            error = None if saved else last_error(self._native)
+            if self._store is not None:
+                self._store.warn(stacklevel=2)
+            if error is not None:
+                raise error
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
@@ -475,8 +507,12 @@ class Engine:
     def _free(self) -> None:
         """Free everything, after the engine was closed."""
         self._forget()
+        if self._store is not None:
+            self._store.wait()  # what it is opened for is what is written now
         self._native.kvf.kvf_engine_close(self._handle)
         self._dispatcher.join()
+        if self._store is not None:
+            self._store.warn(stacklevel=3)
         self._lifetime.wait_for_calls()
         self._native.kvf.kvf_engine_free(self._handle)
         self._weights.release()
@@ -526,6 +562,8 @@ class Engine:
             )
             if not branch_id:
                 raise last_error(self._native)
+            if self._store is not None:
+                self._store.warn(stacklevel=4)
         return branch._submitted(branch_id)
 
     def fork_branch(self, parent: _AnyBranch, branch: _AnyBranch, seed: int | None) -> _AnyBranch:

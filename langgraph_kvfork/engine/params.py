@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from types import ModuleType
 from typing import Any
@@ -31,6 +31,7 @@ from langgraph_kvfork.arguments import (
     RopeScaling,
     SequenceCount,
     SplitMode,
+    StorePath,
     Switch,
     TemplateSource,
     TensorSplit,
@@ -39,6 +40,7 @@ from langgraph_kvfork.arguments import (
 )
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.engine.ending import python_in_native_code
+from langgraph_kvfork.engine.store_size import DEFAULT_SIZE, StoreSize, size_bytes
 from langgraph_kvfork.engine.threads import default_threads
 from langgraph_kvfork.errors import InvalidRequestError
 
@@ -104,8 +106,14 @@ class EngineParams:
             `batch_invariant`.
         verbose: Send all of llama.cpp's messages to stderr, not only errors. It holds for the whole
             process; the engine built last decides. Engines that differ in it alone are one.
+        cache_dir: Folder of a store, where what prompts leave in the cache is kept for later and
+            for other processes. None: what the environment variable `KVFORK_CACHE_DIR` says, and no
+            store if it says nothing; "": no store.
+        cache_size: Most bytes of all files in it: a number, or text such as "20GB". None: what
+            `KVFORK_CACHE_SIZE` says, else 10 GB.
         model_files: Where `model_path` led: the file, or all files of a split model.
         lora_file: Where `lora_path` led.
+        cache_bytes: What `cache_size` comes to.
 
     Raises:
         InvalidRequestError: A value is out of its range.
@@ -144,8 +152,11 @@ class EngineParams:
     batch_invariant: Switch = False
     max_gap_ms: MaxGap = 250.0
     verbose: Switch = field(default=False, compare=False)
+    cache_dir: StorePath = None
+    cache_size: StoreSize = field(default=None, compare=False)
     model_files: tuple[str, ...] = field(init=False, repr=False)
     lora_file: str | None = field(init=False, repr=False)
+    cache_bytes: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
@@ -155,8 +166,20 @@ class EngineParams:
         # one engine per model, whatever the path it is reached by
         values["model_files"] = _model_files(values["model_path"])
         values["lora_file"] = None if lora is None else os.path.realpath(lora)
+        values["cache_dir"], values["cache_bytes"] = _store(values)
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+def _store(values: Mapping[str, Any]) -> tuple[str | None, int]:
+    """Return the store's folder, if there is to be one, and its size in bytes."""
+    path, size = values["cache_dir"], values["cache_size"]
+    if path is None:
+        path = os.path.expanduser(os.environ.get("KVFORK_CACHE_DIR", ""))
+        path = os.path.abspath(path) if path else None
+    if size is None:
+        size = os.environ.get("KVFORK_CACHE_SIZE") or DEFAULT_SIZE
+    return path or None, size_bytes("cache_size", size)
 
 
 def _model_files(path: str) -> tuple[str, ...]:
@@ -219,6 +242,8 @@ def context_key(params: EngineParams, context: Any, llama: ModuleType, model: in
         None if params.lora_file is None else params.lora_scale,
         params.batch_invariant,
         params.max_gap_ms,
+        params.cache_dir,
+        params.cache_bytes if params.cache_dir else None,
     )
 
 

@@ -32,7 +32,9 @@ class EngineStats:
     Attributes:
         prefilled_tokens: Tokens computed for prompts (and for texts that had been preempted).
         forked_tokens: Tokens that branches got from a fork instead.
+        restored_tokens: Tokens that branches got from the store.
         generated_tokens: Tokens generated.
+        stored_bytes: Bytes written to the store.
         forks: Sequences that began as a fork.
         preemptions: Times that a branch had to give up its cells.
         preempted_tokens: Cells that branches gave up in these.
@@ -62,7 +64,9 @@ class EngineStats:
 
     prefilled_tokens: int
     forked_tokens: int
+    restored_tokens: int
     generated_tokens: int
+    stored_bytes: int
     forks: int
     preemptions: int
     preempted_tokens: int

@@ -18,7 +18,7 @@ from langgraph_kvfork.errors import (
     NativeLibraryError,
 )
 
-ABI_VERSION = 9
+ABI_VERSION = 10
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 
@@ -104,6 +104,7 @@ class Usage(ctypes.Structure):
     _fields_ = (
         ("n_prompt", ctypes.c_uint32),
         ("n_forked", ctypes.c_uint32),
+        ("n_restored", ctypes.c_uint32),
         ("n_prefilled", ctypes.c_uint32),
         ("n_generated", ctypes.c_uint32),
         ("n_preempted", ctypes.c_uint32),
@@ -111,6 +112,7 @@ class Usage(ctypes.Structure):
         ("n_cells_wanted", ctypes.c_uint32),
         ("parent_id", ctypes.c_uint64),
         ("t_wait", ctypes.c_double),
+        ("t_restore", ctypes.c_double),
         ("t_prefill", ctypes.c_double),
         ("t_decode", ctypes.c_double),
         ("t_gap", ctypes.c_double),
@@ -154,7 +156,9 @@ class Stats(ctypes.Structure):
     _fields_ = (
         ("prefilled_tokens", ctypes.c_uint64),
         ("forked_tokens", ctypes.c_uint64),
+        ("restored_tokens", ctypes.c_uint64),
         ("generated_tokens", ctypes.c_uint64),
+        ("stored_bytes", ctypes.c_uint64),
         ("forks", ctypes.c_uint64),
         ("preemptions", ctypes.c_uint64),
         ("preempted_tokens", ctypes.c_uint64),
@@ -192,7 +196,9 @@ def request_type(llama: ModuleType) -> type[ctypes.Structure]:
             ("n_predict", ctypes.c_int32),
             ("n_logprobs", ctypes.c_int32),
             ("share", ctypes.c_bool),
+            ("keep", ctypes.c_int),
             ("ignore_eos", ctypes.c_bool),
+            ("name_space", ctypes.c_char_p),
             ("run_id", ctypes.c_uint64),
             ("sampling", Sampling),
             ("stop", ctypes.POINTER(ctypes.c_char_p)),
@@ -294,6 +300,14 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
             [ctypes.c_void_p, llama.llama_context_params, ctypes.c_bool, ctypes.c_double],
         ),
         "kvf_engine_set_lora": (ctypes.c_bool, [engine, ctypes.c_void_p, ctypes.c_float]),
+        "kvf_engine_open_store": (
+            ctypes.c_bool,
+            [engine, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_char_p],
+        ),
+        "kvf_engine_save": (ctypes.c_bool, [engine]),
+        "kvf_engine_store_fault": (ctypes.c_void_p, [engine]),
+        "kvf_store_list": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_bool]),
+        "kvf_store_prune": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_uint64]),
         "kvf_engine_close": (None, [engine]),
         "kvf_engine_free": (None, [engine]),
         "kvf_engine_clear": (ctypes.c_bool, [engine]),

@@ -33,6 +33,8 @@ class ReportedCall:
             recurrent states).
         preemptions: How often it had to give up its cells.
         recomputed_tokens: Tokens that were computed again after that, at least.
+        restored_tokens: How many tokens of the prompt came from the store.
+        restore_ms: How long that took, in milliseconds of `prefill_ms`.
     """
 
     node: str
@@ -52,6 +54,8 @@ class ReportedCall:
     cell_bytes: int | None
     preemptions: int = 0
     recomputed_tokens: int = 0
+    restored_tokens: int = 0
+    restore_ms: float = 0.0
 
     @property
     def begin_ms(self) -> float:
@@ -93,6 +97,16 @@ class Counts:
     def forked_tokens(self) -> int:
         """Tokens that came with forks."""
         return sum(call.forked_tokens for call in self.calls)
+
+    @property
+    def restored_tokens(self) -> int:
+        """Tokens that came from the store."""
+        return sum(call.restored_tokens for call in self.calls)
+
+    @property
+    def restore_ms(self) -> float:
+        """How long calls waited for these, together, in milliseconds."""
+        return sum(call.restore_ms for call in self.calls)
 
     @property
     def generated_tokens(self) -> int:

@@ -100,6 +100,7 @@ class ForkReport(Counts, BaseCallbackHandler):
             "prompt_tokens": self.prompt_tokens,
             "prefilled_tokens": self.prefilled_tokens,
             "forked_tokens": self.forked_tokens,
+            "restored_tokens": self.restored_tokens,
             "generated_tokens": self.generated_tokens,
             "ahead_tokens": self.ahead_tokens,
             "saved_tokens": self.saved_tokens,
@@ -276,6 +277,8 @@ class ForkReport(Counts, BaseCallbackHandler):
                 cell_bytes=numbers["cell_bytes"],
                 preemptions=numbers.get("preemptions", 0),
                 recomputed_tokens=numbers.get("recomputed_tokens", 0),
+                restored_tokens=numbers.get("restored_tokens", 0),
+                restore_ms=numbers.get("restore_ms", 0.0),
             )
         )
 

@@ -113,6 +113,11 @@ def _sentences(report: Counts) -> list[str]:
             f"At the {rate:.2g} ms per token that this run's own prefills took, that is about "
             f"{duration(saved_ms)}: an estimate."
         )
+    if report.restored_tokens:
+        lines.append(
+            f"{report.restored_tokens:,} tokens came from the store, in "
+            f"{duration(report.restore_ms)}."
+        )
     if report.shared_bytes:
         lines.append(
             f"Forks shared {size(report.shared_bytes)} of the KV cache instead of holding it again."

@@ -1,0 +1,82 @@
+// What the scheduler does with a store: brings in what it has of prompts, and hands it what ends.
+
+#include "engine/error.h"
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace kvf {
+
+void Scheduler::open_store(std::shared_ptr<Store> store) {
+    if (store_) {
+        throw Error(KVF_ERROR_INVALID, "path: the engine has a store already");
+    }
+    auto saves = std::make_unique<Saves>(ctx_, *store);
+    if (!saves->why_not().empty()) {
+        throw Error(KVF_ERROR_INVALID, "a store cannot keep what this model computes: " + saves->why_not());
+    }
+    store_    = std::move(store);
+    saves_    = std::move(saves);
+    restores_ = std::make_unique<Restores>(ctx_, *store_);
+    for (const llama_seq_id seq : snapshots_.all()) {
+        save(seq, 0, 0);
+    }
+}
+
+void Scheduler::close_store() {
+    if (!store_) {
+        return;
+    }
+    while (is_saving()) {
+        saves_->go_on_with_all();
+        if (is_saving() && !store_->finish()) {
+            return; // the disk does not go on
+        }
+    }
+    store_->finish();
+}
+
+// A snapshot is to be in the store, which had n_stored of its tokens when a lookup of that number was done.
+void Scheduler::save(llama_seq_id snapshot, size_t n_stored, uint64_t lookup) {
+    if (saves_) {
+        saves_->add(snapshot, tree_.tokens(snapshot), tree_.name_space(snapshot), n_stored, lookup);
+    }
+}
+
+// Puts what was read into the memory: one block in a step in which others decode. True if there was something.
+bool Scheduler::restore(std::vector<Event> & out) {
+    bool some = false;
+    bool others_decode =
+        std::any_of(running_.begin(), running_.end(), [](const auto & entry) { return entry.second->decodes(); });
+
+    for (auto it = started_.begin(); it != started_.end() && !(some && others_decode);) {
+        Branch & branch = *(it++)->second; // it may end below
+        if (!branch.reading) {
+            continue;
+        }
+        while (!(some && others_decode)) {
+            const auto block = restores_->next(branch);
+            if (!block) {
+                break;
+            }
+            const size_t n = Restores::n_new(branch, *block);
+            if (!make_room(room_.need(branch.seq, n), false, /* but = */ -1, /* last_resort = */ running_.size() < 2) ||
+                !restores_->put(branch, *block)) {
+                branch.reading.reset(); // the rest is computed
+                break;
+            }
+            some = true;
+            stats_.restored_tokens += n;
+            stats_.cells_used_max = std::max(stats_.cells_used_max, static_cast<uint32_t>(room_.n_used()));
+            out.push_back(make_progress(branch, branch.n_cached));
+            if (branch.n_pending() == 0) { // a prefill
+                finish(branch, KVF_FINISH_PREFILLED, out);
+                break;
+            }
+        }
+    }
+    return some;
+}
+
+} // namespace kvf

@@ -1,0 +1,73 @@
+#pragma once
+
+#include "llama.h"
+#include "store/store.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+namespace kvf {
+
+// Copies what snapshots hold out of the memory, for a store, a little at a time, so that those who decode need not wait.
+class Saves {
+  public:
+    // what is in a file of its own, where tokens have rows; a longer prompt adds only what comes after the last whole one
+    static constexpr size_t N_SEGMENT = 256;
+
+    // shorter prompts are computed about as fast as they are read
+    static constexpr size_t N_LEAST = 64;
+
+    Saves(llama_context * ctx, Store & store);
+
+    // what to say if this memory cannot be taken out; "" if it can
+    const std::string & why_not() const { return why_not_; }
+
+    // A snapshot of these tokens. n_stored of them were in the store when a lookup of that number was done.
+    void add(llama_seq_id             seq,
+             std::vector<llama_token> tokens,
+             const std::string &      name_space,
+             size_t                   n_stored,
+             uint64_t                 lookup);
+
+    // it goes: what has not been copied is not kept
+    void forget(llama_seq_id seq);
+
+    bool empty() const { return saves_.empty(); }
+
+    // There is something to copy, and the store takes it.
+    bool can_go_on() const;
+
+    // copies the next few rows
+    void go_on();
+
+    // copies all of one snapshot, or of all of them, as far as the store takes it
+    void go_on_with(llama_seq_id seq);
+    void go_on_with_all();
+
+  private:
+    // so many rows at a time: what takes less than a hundredth of the time in which a token is decoded
+    static constexpr size_t N_SLICE = 64;
+
+    struct Save {
+        llama_seq_id             seq;
+        std::vector<llama_token> tokens;
+        std::string              name_space;
+        std::deque<Segment>      segments;     // that are missing, in their order
+        Payload                  payload;      // of the first of them, as far as it is copied
+        size_t                   n_copied = 0; // tokens of it
+    };
+
+    bool copy(Save & save);
+
+    llama_context *  ctx_;
+    llama_memory_t   memory_;
+    Store &          store_;
+    bool             whole_;
+    std::string      why_not_;
+    std::deque<Save> saves_;
+};
+
+} // namespace kvf

@@ -1,0 +1,118 @@
+#pragma once
+
+#include "llama.h"
+#include "store/segment.h"
+#include "store/shelf.h"
+#include "store/worker.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace kvf {
+
+// What prompts have left in memory, kept on a disk for later and for other processes, and found by tokens like all else.
+//
+// The engine's thread asks and hands over; two threads of its own read and write. Nothing here waits for a disk but finish().
+// What goes wrong there costs sharing, never an answer: it is told of by take_fault(), each kind once.
+class Store {
+  public:
+    struct Params {
+        std::string path;
+        uint64_t    max_bytes = 0; // of all its files
+        Digest      fingerprint;   // of all that the numbers depend on, but tokens and namespace
+        std::string description;   // of the same, for people: JSON, an object
+    };
+
+    // how far a prompt is there
+    class Lookup {
+      public:
+        bool done() const { return done_; }
+
+        // when it is done: what it found, and how many tokens that are
+        const std::vector<Shelf::Piece> & pieces() const { return pieces_; }
+        size_t                            n() const;
+
+        // of two lookups and writes, the later one has the higher number
+        uint64_t number() const { return number_; }
+
+      private:
+        friend class Store;
+
+        std::atomic<bool>         done_{ false };
+        std::vector<Shelf::Piece> pieces_;
+        uint64_t                  number_ = 0;
+    };
+
+    // what was read, piece by piece, while the next ones are being read
+    class Reading {
+      public:
+        struct Block {
+            Segment segment;
+            size_t  n = 0; // tokens of it that are wanted
+            Payload payload;
+        };
+
+        enum State { READING, READY, ENDED };
+
+        // READY: there is a block to take. ENDED: there will be no more, for whatever reason.
+        State state() const;
+        Block take();
+
+      private:
+        friend class Store;
+
+        struct Shared;
+
+        std::shared_ptr<Shared> shared_;
+    };
+
+    explicit Store(Params params);
+    ~Store();
+
+    std::shared_ptr<Lookup> look_up(const std::string & name_space, std::vector<llama_token> tokens, size_t n_max);
+
+    // the tokens of some pieces from a position on
+    std::unique_ptr<Reading> read(const std::vector<Shelf::Piece> & pieces, size_t begin);
+
+    // the hash that a namespace's segments begin with
+    Digest shelf(const std::string & name_space) const;
+
+    // Whether a segment that is not known to be there should be handed over: it is not, if that was done since a lookup (of
+    // this number) did not find it.
+    bool wants(const Digest & name, uint64_t lookup) const;
+
+    // there is memory for more to be written
+    bool has_room() const;
+
+    // Writes it soon, or never: if it is there already, if there is no room, if the disk refuses.
+    void write(const std::string & name_space, Segment segment, Payload payload);
+
+    // Waits until all is written; false if the disk does nothing for 10 s, which is told of.
+    bool finish();
+
+    // waits until something has been found, read or written, but no longer than this
+    void wait(std::chrono::milliseconds limit);
+
+    // what went wrong since the last call, for people; "" if nothing did
+    std::string take_fault();
+
+    // a disk that does not answer in time
+    void is_slow();
+
+    uint64_t n_bytes_written() const;
+
+  private:
+    struct State;
+
+    std::shared_ptr<State> state_; // the threads may outlive this
+    Worker                 reader_;
+    Worker                 writer_;
+};
+
+} // namespace kvf
