@@ -240,8 +240,11 @@ void Engine::close() {
 }
 
 kvf_stats Engine::stats() const {
+    const std::shared_ptr<Store>      store = this->store();
     const std::lock_guard<std::mutex> lock(stats_mutex_);
-    return stats_;
+    kvf_stats                         stats = stats_;
+    stats.stored_bytes                      = store ? store->n_bytes_written() : 0; // beside the engine's steps
+    return stats;
 }
 
 int32_t Engine::poll(kvf_event * out, size_t n_max, int32_t timeout_ms) {

@@ -101,7 +101,6 @@ kvf_stats Scheduler::stats() const {
     stats.branches_waiting = static_cast<uint32_t>(branches_.size() - running_.size());
     stats.snapshots        = static_cast<uint32_t>(snapshots_.size());
     stats.snapshots_kept   = static_cast<uint32_t>(snapshots_.n_kept());
-    stats.stored_bytes     = store_ ? store_->n_bytes_written() : 0;
     for (const kvf_part & part : room_.parts()) {
         stats.parts[stats.n_parts++] = part;
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import Any
@@ -90,8 +91,6 @@ def prune_text(found: dict[str, Any], width: int | None = None) -> str:
 
 
 def _model(about: dict[str, Any]) -> str:
-    import json
-
     try:
         return str(json.loads(about["weights"])["name"])
     except (KeyError, TypeError, ValueError):  # it was opened by another program

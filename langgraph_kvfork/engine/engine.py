@@ -481,7 +481,7 @@ class Engine:
             saved = self._native.kvf.kvf_engine_save(handle)
             error = None if saved else last_error(self._native)
             if self._store is not None:
-                self._store.warn(stacklevel=2)
+                self._store.warn()
             if error is not None:
                 raise error
 
@@ -512,7 +512,7 @@ class Engine:
         self._native.kvf.kvf_engine_close(self._handle)
         self._dispatcher.join()
         if self._store is not None:
-            self._store.warn(stacklevel=3)
+            self._store.warn()
         self._lifetime.wait_for_calls()
         self._native.kvf.kvf_engine_free(self._handle)
         self._weights.release()
@@ -563,7 +563,7 @@ class Engine:
             if not branch_id:
                 raise last_error(self._native)
             if self._store is not None:
-                self._store.warn(stacklevel=4)
+                self._store.warn()
         return branch._submitted(branch_id)
 
     def fork_branch(self, parent: _AnyBranch, branch: _AnyBranch, seed: int | None) -> _AnyBranch:

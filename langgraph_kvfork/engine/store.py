@@ -8,7 +8,6 @@ import os
 import re
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from langgraph_kvfork.engine.params import EngineParams
 from langgraph_kvfork.errors import KVForkError, StoreWarning
 from langgraph_kvfork.native.abi import Native, last_error
+from langgraph_kvfork.warning import warn
 
 _PIECE = 1 << 20
 _RACY_S = 2.0
@@ -51,12 +51,12 @@ class Store:
         """Wait until it is open, or cannot be."""
         self._thread.join()
 
-    def warn(self, stacklevel: int) -> None:
+    def warn(self) -> None:
         """Warn of what has gone wrong since the last call."""
         refused, self._refused = self._refused, None
         for text in (refused, self._fault()):
             if text:
-                warnings.warn(text, StoreWarning, stacklevel=stacklevel + 1)
+                warn(text, StoreWarning)
 
     def _fault(self) -> str | None:
         kvf = self._native.kvf

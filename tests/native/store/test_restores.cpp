@@ -116,7 +116,7 @@ static void test_restored_is_computed(const Model & model, const std::string & p
         Process first(model, path);
         CHECK(first.run(model, make_request(prompt, 0)).finish == KVF_FINISH_PREFILLED);
         first.save();
-        CHECK(first.scheduler.stats().stored_bytes > 0);
+        CHECK(first.store->n_bytes_written() > 0);
         for (llama_token i = 0; i < 8; ++i) {
             before.push_back(go_on(first, model, prompt, i));
         }
@@ -179,13 +179,13 @@ static void test_only_tails_are_added(const Model & model, const std::string & p
         Process second(model, path);
         CHECK(second.run(model, make_request(other, 0)).usage.n_restored == 280);
         second.save();
-        const uint64_t n_bytes = second.scheduler.stats().stored_bytes;
+        const uint64_t n_bytes = second.store->n_bytes_written();
         const Record   record  = second.run(model, make_request(longer, 0)); // the longer of both: cells and store
         CHECK(record.usage.n_forked == 280 && record.usage.n_restored == N_PROMPT - 280);
         second.save();
         const size_t row = llama_memory_rows_size(llama_get_memory(second.context.ctx.get()), 1);
         CHECK(n_bytes < (N_PROMPT - 256) * row + 4096);
-        CHECK(second.scheduler.stats().stored_bytes - n_bytes < (longer.size() - 256) * row + 4096);
+        CHECK(second.store->n_bytes_written() - n_bytes < (longer.size() - 256) * row + 4096);
     }
     Process third(model, path);
     for (const Tokens & tokens : { prompt, other, longer }) {
