@@ -230,8 +230,10 @@ static void test_nobody_else_finds_it(const Model & model, const std::string & p
         CHECK(second.run(model, request).usage.n_restored == N_PROMPT);
     }
     const std::vector<std::function<void(llama_context_params &)>> changes = {
-        [](llama_context_params & p) { p.type_k          = GGML_TYPE_Q8_0; },
+        [](llama_context_params & p) { p.type_k = GGML_TYPE_Q8_0; },
         [](llama_context_params & p) { p.type_v                            = GGML_TYPE_Q8_0; },
+        [](llama_context_params & p) { p.type_k                            = GGML_TYPE_BF16; }, // as large as the default
+        [](llama_context_params & p) { p.type_v                            = GGML_TYPE_BF16; },
         [](llama_context_params & p) { p.rope_freq_base                    = 20000.0f; },
         [](llama_context_params & p) { p.rope_freq_scale                   = 0.5f; },
         [](llama_context_params & p) { p.flash_attn_type                   = LLAMA_FLASH_ATTN_TYPE_DISABLED; },

@@ -10,16 +10,21 @@
 
 #include "nlohmann/json.hpp"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#if defined(__linux__)
+#    include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <random>
 #include <thread>
 
@@ -41,10 +46,10 @@ static Store::Params params_of(const std::string & path, uint64_t max_bytes = 1u
     return params;
 }
 
-// a payload that follows from the tokens, so that a wrong one is seen
+// a payload that follows from the tokens and those before them, so that a wrong one is seen
 static Payload payload_of(const Segment & segment, size_t n_bytes) {
     Payload      payload(n_bytes);
-    std::mt19937 rng(static_cast<uint32_t>(segment.tokens[0]));
+    std::mt19937 rng(static_cast<uint32_t>(segment.tokens[0] + (segment.parent[0] << 16)));
     for (size_t i = 0; i < n_bytes; ++i) {
         payload.data[i] = static_cast<uint8_t>(rng());
     }
@@ -135,6 +140,54 @@ static size_t n_unfinished_in(const std::string & path) {
     return n;
 }
 
+#if defined(__linux__)
+
+// What the store asks of the system, in its order: its calls come here first, since this is linked before the C library.
+static std::mutex               calls_mutex;
+static std::vector<std::string> calls;
+
+static void note_call(const std::string & what, const std::string & path) {
+    const std::lock_guard<std::mutex> lock(calls_mutex);
+    calls.push_back(what + " " + path);
+}
+
+extern "C" int fsync(int fd) {
+    std::error_code error;
+    note_call("fsync", fs::read_symlink("/proc/self/fd/" + std::to_string(fd), error).string());
+    return static_cast<int>(::syscall(SYS_fsync, fd));
+}
+
+extern "C" int rename(const char * from, const char * to) noexcept {
+    note_call("rename", fs::absolute(from).lexically_normal().string());
+    return static_cast<int>(::syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0));
+}
+
+// data is on the disk before it has its name, and the name is before anything else
+static void test_names_come_after_data(const std::string & path) {
+    calls.clear();
+    Store store(params_of(path));
+    write_all(store, tokens_of(1, 256), 64, 1000);
+    CHECK(store.finish());
+
+    const std::string                 start = "rename ";
+    const std::string                 end   = ".kv.part";
+    const std::lock_guard<std::mutex> lock(calls_mutex);
+    size_t                            n_renamed = 0;
+    for (size_t i = 0; i < calls.size(); ++i) {
+        const std::string & call = calls[i];
+        if (call.rfind(start, 0) != 0 || call.substr(call.size() - end.size()) != end) {
+            continue;
+        }
+        ++n_renamed;
+        const fs::path file = call.substr(start.size());
+        CHECK(i > 0 && calls[i - 1] == "fsync " + file.string());
+        CHECK(i + 1 < calls.size() && calls[i + 1] == "fsync " + file.parent_path().string());
+    }
+    CHECK(n_renamed == 4);
+}
+
+#endif
+
 static void test_what_was_written_is_found(const std::string & path) {
     const mode_t before = ::umask(0);
     {
@@ -154,6 +207,14 @@ static void test_what_was_written_is_found(const std::string & path) {
             store.wait(std::chrono::milliseconds(10));
         }
         CHECK(lookup->n() == 0);
+
+        // the same tokens behind others are something else
+        Tokens behind_others = tokens_of(5, 256);
+        behind_others.insert(behind_others.end(), tokens.begin() + 256, tokens.begin() + 512);
+        write_all(store, behind_others, 256, 1000);
+        CHECK(store.finish());
+        CHECK(n_readable(store, behind_others) == 512);
+        CHECK(n_readable(store, tokens) == 1000);
 
         // a longer end makes the shorter one superfluous
         const size_t n_files = segments_in(path).size();
@@ -481,6 +542,9 @@ int main(int argc, char ** argv) {
         fs::remove_all(path);
         return path;
     };
+#if defined(__linux__)
+    test_names_come_after_data(anew());
+#endif
     test_what_was_written_is_found(anew());
     test_every_damage_is_found(anew(), 10000);
     test_the_budget_is_kept(anew());
