@@ -74,8 +74,8 @@ class _BranchBase:
         if item is None:
             self._stop()
             raise GenerationTimeoutError(
-                f"The branch was not done after timeout={self._timeout} seconds: pass a larger "
-                "one, or a smaller max_tokens."
+                f"The branch was not done after timeout={self._timeout} seconds: allow it more, or "
+                "ask for fewer tokens with max_tokens."
             )
         if isinstance(item, KVForkError):
             self._ended = True
