@@ -72,7 +72,7 @@ def test_another_process_forks_it_eight_ways(folder, filled, excerpt):
             first = ask(llm, excerpt)
             others = [ask(llm, excerpt) for _ in range(7)]
             stats = llm.engine.stats()
-        print(json.dumps([first, others, stats.prefill_tokens, stats.restored_tokens]))
+        print(json.dumps([first, others, stats.prefilled_tokens, stats.restored_tokens]))
         """,
         folder,
         excerpt[0].content,

@@ -159,7 +159,7 @@ static void test_all_wait_for_one_read(const Model & model, const std::string & 
     }
     run_to_end(second.scheduler, second.records);
     CHECK(second.scheduler.stats().restored_tokens == N_PROMPT);
-    CHECK(second.scheduler.stats().prefill_tokens == 8);
+    CHECK(second.scheduler.stats().prefilled_tokens == 8);
     CHECK(second.scheduler.stats().forked_tokens == 7 * N_PROMPT);
 }
 
@@ -204,7 +204,7 @@ static void test_what_is_dropped_comes_back(const Model & model, const std::stri
         }
     }
     CHECK(process.scheduler.stats().evictions > 0);
-    CHECK(process.scheduler.stats().prefill_tokens == 8 * N_PROMPT);
+    CHECK(process.scheduler.stats().prefilled_tokens == 8 * N_PROMPT);
 }
 
 // Namespaces share nothing, in the cells nor in the store; and whoever computes other numbers, or says so, finds nothing.
