@@ -38,7 +38,11 @@ METRICS = {
     "forked_tokens": Metric(
         "counter", "kvfork.tokens.forked", "{token}", "Tokens that branches got from a fork"
     ),
+    "restored_tokens": Metric(
+        "counter", "kvfork.tokens.restored", "{token}", "Tokens that branches got from the store"
+    ),
     "generated_tokens": Metric("counter", "kvfork.tokens.generated", "{token}", "Tokens generated"),
+    "stored_bytes": Metric("counter", "kvfork.store.written", "By", "Written to the store"),
     "recomputed_tokens": Metric(
         "counter", "kvfork.tokens.recomputed", "{token}", "Prefilled tokens that had been given up"
     ),

@@ -1,11 +1,16 @@
 """Like for like, a branch's logits are an unforked run's, bit for bit, on the real document."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
 from langgraph_kvfork import Request, Token
 from langgraph_kvfork.engine.params import context_params
 from langgraph_kvfork.native.abi import native
+
+CPU_OPTIONS = 1 << 0 | 1 << 2
+"""Attention and products of a fan-out, as the engine has them (`ggml-cpu-options.h`)."""
 
 QUESTIONS = ["List the obligations.", "What about patents?", "Who is liable for damages?"]
 
@@ -16,6 +21,9 @@ def unforked(engine):
     llama = native().llama
     params = context_params(engine.params, llama, engine._model)
     ctx = llama.llama_init_from_model(engine._model, params)
+    set_options = native().kvf.llama_set_cpu_options
+    set_options.argtypes, set_options.restype = [ctypes.c_void_p, ctypes.c_uint32], ctypes.c_bool
+    assert set_options(ctx, CPU_OPTIONS)
     n_vocab = llama.llama_vocab_n_tokens(engine._vocab)
 
     def decode(*chunks):
