@@ -42,7 +42,7 @@ def test_commands_are_ones_that_there_are():
         for line in block.splitlines()
     ]
     calls = [line[3:] for line in lines if line[1:3] == ["-m", "langgraph_kvfork"]]
-    assert {call[0] for call in calls} == {"bench", "demo", "doctor", "inspect", "report"}
+    assert {call[0] for call in calls} == {"bench", "cache", "demo", "doctor", "inspect", "report"}
     for call in calls:
         _parser().parse_args(call)  # exits if it is wrong
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
