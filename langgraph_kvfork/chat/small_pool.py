@@ -36,7 +36,7 @@ class _Call:
     """A call of a run.
 
     Attributes:
-        beside: The calls that ran when it came, and itself.
+        beside: The calls that ran when it came.
         usage: What it took; None: it has not ended, or not well.
     """
 
@@ -80,9 +80,11 @@ def watched_pool(engine: Engine, run_id: int) -> Iterator[Callable[[Event], None
     call = _Call([])
     with _lock:
         group = _groups.setdefault(key, _Group())
-        group.running[call] = None
         call.beside += group.running
+        group.running[call] = None
         group.calls.append(call)
+        for forgotten in group.calls[:-_MOST_CALLS]:
+            forgotten.beside.clear()  # or each call would keep all before it
         del group.calls[:-_MOST_CALLS]
 
     def take(event: Event) -> None:
@@ -122,7 +124,7 @@ def _sentences(total: int, n_seq_max: int, calls: Sequence[_Call]) -> str | None
         n_seq_max: How many calls can run at a time, however many cells there are.
         calls: The calls.
     """
-    at_once = [_largest(call.beside, n_seq_max) for call in calls]
+    at_once = [_largest([*call.beside, call], n_seq_max) for call in calls]
     preempted = [c.usage for c in calls if c.usage is not None and c.usage.preemptions]
     n_waited = sum(bool(usages) and _least(usages) > total for usages in at_once)
     lost = []
