@@ -135,7 +135,7 @@ PROMISES = {
     ],
     "makes such messages": ["unit/graph/test_order_watch.py::test_what_differs_comes_last"],
     "a `MessageOrderWarning` names the node, the tokens and the message to move": [
-        GRAPH + "test_message_order.py::test_a_role_before_the_document_is_told_of_once"
+        GRAPH + "test_message_order.py::test_a_role_before_the_document_is_warned_of_once"
     ],
     "start from what earlier calls left in the cache": [
         CHAT + "test_chat_model.py::test_a_conversation_goes_on_from_its_last_turn"
