@@ -20,7 +20,7 @@ from typing import Any
 
 from langgraph_kvfork.engine.ending import native_work
 from langgraph_kvfork.errors import InvalidRequestError, PromptWarning
-from langgraph_kvfork.native.abi import Native, last_error
+from langgraph_kvfork.native.abi import Native, last_error, take_string
 from langgraph_kvfork.warning import warn
 
 
@@ -264,10 +264,5 @@ def _with_answered_results(messages: Sequence[Mapping[str, Any]]) -> list[Mappin
 
 def _take_json(native: Native, address: int | None) -> dict[str, Any]:
     """Return the JSON object in a string of the library, and free the string."""
-    if not address:
-        raise last_error(native)
-    try:
-        value: dict[str, Any] = json.loads(ctypes.string_at(address))
-        return value
-    finally:
-        native.kvf.kvf_string_free(address)
+    value: dict[str, Any] = json.loads(take_string(native, address))
+    return value

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from langgraph_kvfork.engine.params import EngineParams
-from langgraph_kvfork.errors import KVForkError, StoreWarning
-from langgraph_kvfork.native.abi import Native, last_error
+from langgraph_kvfork.errors import StoreWarning
+from langgraph_kvfork.native.abi import Native, last_error, take_string
 from langgraph_kvfork.warning import warn
 
 _PIECE = 1 << 20
@@ -61,7 +61,7 @@ class Store:
     def _fault(self) -> str | None:
         kvf = self._native.kvf
         address = kvf.kvf_engine_store_fault(self._handle)
-        return take_string(self._native, address) if address else None
+        return take_string(self._native, address).decode(errors="replace") if address else None
 
     def _open(self) -> None:
         params = self._params
@@ -79,27 +79,13 @@ class Store:
             self._refused = f"The store at {params.cache_dir} is not used: {why}."
 
 
-def take_string(native: Native, address: int) -> str:
-    """Return a string of the library's, and free it."""
-    import ctypes
-
-    try:
-        return ctypes.string_at(address).decode(errors="replace")
-    finally:
-        native.kvf.kvf_string_free(address)
-
-
 def inventory(native: Native, function: Callable[..., int | None], *arguments: Any) -> Any:
     """Return what `kvf_store_list` or `kvf_store_prune` tells.
 
     Raises:
         KVForkError: There is no store, or it cannot be read.
     """
-    address = function(*arguments)
-    if not address:
-        error: KVForkError = last_error(native)
-        raise error
-    return json.loads(take_string(native, address))
+    return json.loads(take_string(native, function(*arguments)).decode(errors="replace"))
 
 
 def _weights(params: EngineParams, n_gpu_layers: int) -> str:

@@ -257,6 +257,20 @@ def last_error(native: Native) -> KVForkError:
     return error_of(kvf.kvf_last_error_kind(), kvf.kvf_last_error().decode(errors="replace"))
 
 
+def take_string(native: Native, address: int | None) -> bytes:
+    """Return the bytes of a string that the library has made, and free it.
+
+    Raises:
+        KVForkError: There is none, since the call that was to make it has failed.
+    """
+    if not address:
+        raise last_error(native)
+    try:
+        return ctypes.string_at(address)
+    finally:
+        native.kvf.kvf_string_free(address)
+
+
 def check_abi_version(kvf: ctypes.CDLL) -> None:
     """Refuse a library that does not speak this file's version of the ABI.
 
