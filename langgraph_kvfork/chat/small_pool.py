@@ -101,7 +101,7 @@ def watched_pool(engine: Engine, run_id: int) -> Iterator[Callable[[Event], None
                 _groups.pop(key, None)
         sentences = None
         if is_last and total and key not in _warned:
-            sentences = _sentences(total, engine.params.n_seq_max or 64, group.calls)
+            sentences = _sentences(total, engine.n_seq_max, group.calls)
         if sentences is not None and _is_news(key):
             warn(sentences, SmallPoolWarning)
 

@@ -78,6 +78,7 @@ class Engine:
         params: As given.
         n_ctx_train: The model's training context, in tokens.
         n_ctx: KV cells that all branches share, one per token.
+        n_seq_max: Most sequences, which are running branches and snapshots, at a time.
         n_gpu_layers: Layers that are on GPUs; -1: all.
 
     Raises:
@@ -603,6 +604,7 @@ class Engine:
             self._native, self._model, native_params.type_k, native_params.type_v
         )
         self.n_ctx = int(native_params.n_ctx)
+        self.n_seq_max = int(native_params.n_seq_max)
         lora = self._weights.lora
         with llama_log(self._native, verbose=params.verbose) as errors:
             handle = kvf.kvf_engine_create(
