@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.job import ROOT
 from langgraph_kvfork.cli.measure import machine
-from langgraph_kvfork.engine.threads import default_threads
+from langgraph_kvfork.machine.threads import default_threads
 from langgraph_kvfork.native.library import bindings_version
 
 Results = dict[str, Any]

@@ -1,6 +1,6 @@
 #include "cache/room.h"
 
-#include "engine/error.h"
+#include "kvf_error.h"
 
 #include <algorithm>
 

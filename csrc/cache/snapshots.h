@@ -1,7 +1,7 @@
 #pragma once
 
 #include "cache/prefix_tree.h"
-#include "engine/branch.h"
+#include "scheduler/branch.h"
 
 #include <cstddef>
 #include <optional>

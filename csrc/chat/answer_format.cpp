@@ -1,6 +1,6 @@
 #include "chat/answer_format.h"
 
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "text/nesting.h"
 
 namespace kvf {

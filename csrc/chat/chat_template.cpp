@@ -3,7 +3,7 @@
 #include "chat/answer_format.h"
 #include "chat/tool_prelude.h"
 #include "chat/turn_marks.h"
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "text/nesting.h"
 
 #include "chat-peg-parser.h"

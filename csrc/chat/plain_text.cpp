@@ -1,6 +1,6 @@
 #include "chat/plain_text.h"
 
-#include "engine/error.h"
+#include "kvf_error.h"
 
 #include "json.h"
 #include "unicode.h"

@@ -1,9 +1,9 @@
 #include "context/context_memory.h"
 
 #include "../src/llama-ext.h"
-#include "engine/error.h"
 #include "fit.h"
 #include "ggml-backend.h"
+#include "kvf_error.h"
 
 #include <algorithm>
 #include <cmath>

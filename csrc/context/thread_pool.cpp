@@ -1,8 +1,8 @@
 #include "context/thread_pool.h"
 
-#include "engine/error.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
+#include "kvf_error.h"
 
 #include <string>
 

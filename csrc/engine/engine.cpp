@@ -1,9 +1,9 @@
 #include "engine/engine.h"
 
+#include "context/batch_invariance.h"
 #include "context/context_memory.h"
 #include "context/fingerprint.h"
-#include "engine/batch_invariance.h"
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "llama-cpu-options.h"
 
 #include <chrono>

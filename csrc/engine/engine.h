@@ -1,8 +1,8 @@
 #pragma once
 
 #include "context/thread_pool.h"
-#include "engine/events.h"
-#include "engine/scheduler.h"
+#include "scheduler/events.h"
+#include "scheduler/scheduler.h"
 
 #include <atomic>
 #include <condition_variable>

@@ -4,7 +4,7 @@
 #include "chat/chat_template.h"
 #include "context/context_memory.h"
 #include "engine/engine.h"
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "store/inventory.h"
 
 #include "llama-plain-text.h"

@@ -1,6 +1,6 @@
 #include "text/grammar.h"
 
-#include "engine/error.h"
+#include "kvf_error.h"
 
 #include "llama-cpp.h"
 

@@ -1,6 +1,6 @@
 #include "text/nesting.h"
 
-#include "engine/error.h"
+#include "kvf_error.h"
 
 #include "jinja/lexer.h"
 

@@ -1,7 +1,7 @@
 #include "text/sampler.h"
 
 #include "chat/answer_format.h"
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "text/grammar.h"
 #include "text/shortlist.h"
 

@@ -181,3 +181,16 @@ def _check_names(argument: str, schemas: Sequence[dict[str, Any]]) -> None:
     for i, name in enumerate(names):
         remedy = f"{argument}[{names.index(name)}] has this name already, so give it another"
         require(name not in names[:i], f"{argument}[{i}].name", name, remedy)
+
+
+def stop_strings(stop: object) -> Sequence[str]:
+    """Return a call's stop strings, of which there may be none.
+
+    Raises:
+        InvalidRequestError: It is no list; a string would fall apart into its characters.
+    """
+    if stop is None:
+        return ()
+    require(isinstance(stop, (list, tuple)), "stop", stop, "pass a list of strings")
+    assert isinstance(stop, (list, tuple))
+    return stop

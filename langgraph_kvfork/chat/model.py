@@ -57,7 +57,7 @@ from langgraph_kvfork.branches.events import PrefillProgress, Usage
 from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.chat.answer import PROVIDER, Answer
 from langgraph_kvfork.chat.bound_model import BoundModel
-from langgraph_kvfork.chat.call import Call
+from langgraph_kvfork.chat.call import Call, stop_strings
 from langgraph_kvfork.chat.errors import langchain_errors
 from langgraph_kvfork.chat.local_model import ENGINE_FIELDS, LocalChatModel
 from langgraph_kvfork.chat.other_names import OTHER_NAMES
@@ -107,15 +107,6 @@ _CALL_FIELDS = (
     "response_format",
 )
 _NOT_COMPUTED = Usage(0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0.0)
-
-
-def _stop_strings(stop: object) -> Sequence[str]:
-    if stop is None:
-        return ()
-    # a string would fall apart into its characters
-    require(isinstance(stop, (list, tuple)), "stop", stop, "pass a list of strings")
-    assert isinstance(stop, (list, tuple))
-    return stop
 
 
 @cache
@@ -665,7 +656,7 @@ class ChatKVFork(LocalChatModel):
                     f"{name} cannot change from call to call, since the engine is built with it: "
                     f"pass it to {type(self).__name__}(...)."
                 )
-        more = [*_stop_strings(stop), *_stop_strings(options.pop("stop_sequences", None))]
+        more = [*stop_strings(stop), *stop_strings(options.pop("stop_sequences", None))]
         refuse_unknown(options, _CALL_FIELDS, f"A call of {type(self).__name__}", OTHER_NAMES)
         options["stop"] = list(dict.fromkeys([*self.stop, *more]))
         given = {name: options.get(name, getattr(self, name)) for name in _CHECKED_HERE}

@@ -15,7 +15,7 @@ from langgraph.graph import START, StateGraph
 
 from langgraph_kvfork import ChatKVFork, Engine, ForkNode
 from langgraph_kvfork.cli.measure import Run, difference, machine
-from langgraph_kvfork.engine.threads import default_threads
+from langgraph_kvfork.machine.threads import default_threads
 from langgraph_kvfork.report.plain_text import fold, text_table
 
 _OWN = 128

@@ -8,10 +8,10 @@ import platform
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from langgraph_kvfork.engine.free_memory import free_memory, spare
 from langgraph_kvfork.engine.model_facts import ModelFacts, model_facts
 from langgraph_kvfork.engine.params import EngineParams
-from langgraph_kvfork.engine.threads import default_threads
+from langgraph_kvfork.machine.free_memory import free_memory, spare
+from langgraph_kvfork.machine.threads import default_threads
 from langgraph_kvfork.native import abi
 from langgraph_kvfork.native.library import bindings_version
 from langgraph_kvfork.report.plain_text import fold, size

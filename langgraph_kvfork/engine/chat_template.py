@@ -10,7 +10,6 @@ prefill are not checked, since they are only the beginning of one.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import threading
 import weakref
@@ -195,31 +194,6 @@ _NO_TEMPLATE = (
     "The model's file has no chat template: it is a base model, or lost its template when it was "
     "converted. ChatML is used, which it may not know. Give chat_template, or another file."
 )
-
-
-def tokenize(
-    native: Native,
-    model: int,
-    prompt: str | RenderedPrompt,
-    *,
-    add_special: bool,
-    parse_special: bool,
-) -> list[int]:
-    """Turn text into tokens; see `Engine.tokenize`."""
-    text, plain = (prompt, ()) if isinstance(prompt, str) else (prompt.text, prompt.plain)
-    data = text.encode(errors="replace")
-    offsets = (ctypes.c_uint64 * len(plain))(*plain)
-    size = len(data) // 2 + 8
-    while True:
-        tokens = (ctypes.c_int32 * size)()
-        count = native.kvf.kvf_tokenize(
-            model, data, len(data), offsets, len(plain), tokens, size, add_special, parse_special
-        )
-        if count < 0:
-            raise last_error(native)
-        if count <= size:
-            return list(tokens[:count])
-        size = count
 
 
 class AnswerReader:

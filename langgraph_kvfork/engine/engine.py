@@ -19,7 +19,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -33,12 +33,7 @@ from langgraph_kvfork.branches.events import Done, PrefillProgress, Usage
 from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.branches.request_struct import native_request
 from langgraph_kvfork.checks import check_integer, require
-from langgraph_kvfork.engine.chat_template import (
-    AnswerReader,
-    ChatTemplate,
-    RenderedPrompt,
-    tokenize,
-)
+from langgraph_kvfork.engine.chat_template import AnswerReader, ChatTemplate, RenderedPrompt
 from langgraph_kvfork.engine.ending import begin_ending, native_work, wait_for_work
 from langgraph_kvfork.engine.lifetime import FORKED, Lifetime
 from langgraph_kvfork.engine.model_facts import cell_bytes
@@ -47,6 +42,7 @@ from langgraph_kvfork.engine.params import EngineParams, context_key, weights_ke
 from langgraph_kvfork.engine.registry import Registry
 from langgraph_kvfork.engine.stats import EngineStats, MemoryPart
 from langgraph_kvfork.engine.store import Store
+from langgraph_kvfork.engine.vocabulary import token_bytes, tokenize
 from langgraph_kvfork.engine.weights import Weights
 from langgraph_kvfork.errors import (
     EngineClosedError,
@@ -422,20 +418,8 @@ class Engine:
             InvalidRequestError: The id is not in the vocabulary.
             EngineClosedError: The engine is closed.
         """
-        llama = self._native.llama
-        size = 64
         with self._use():
-            n_vocab = llama.llama_vocab_n_tokens(self._vocab)
-            if not 0 <= token < n_vocab:
-                raise InvalidRequestError(
-                    f"token={token!r} is not possible: pass 0 to {n_vocab - 1}."
-                )
-            while True:
-                piece = ctypes.create_string_buffer(size)
-                count = llama.llama_token_to_piece(self._vocab, token, piece, size, 0, special)
-                if count >= 0:
-                    return piece.raw[:count]
-                size = -count
+            return token_bytes(self._native, self._vocab, token, special=special)
 
     #
     # state
@@ -659,18 +643,12 @@ def _build(params: EngineParams) -> Engine:
         weights.release()
 
 
+@dataclass(frozen=True)
 class _Key:
     """Parameters that are equal if they come to the same."""
 
-    def __init__(self, params: EngineParams, meaning: Hashable) -> None:
-        self.params = params
-        self.meaning = meaning
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.meaning == other.meaning
-
-    def __hash__(self) -> int:
-        return hash(self.meaning)
+    params: EngineParams = field(compare=False)
+    meaning: Hashable
 
 
 _asked: Registry[EngineParams, Engine] = Registry(_build)

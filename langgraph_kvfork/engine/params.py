@@ -41,8 +41,8 @@ from langgraph_kvfork.arguments import (
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.engine.ending import python_in_native_code
 from langgraph_kvfork.engine.store_size import DEFAULT_SIZE, StoreSize, size_bytes
-from langgraph_kvfork.engine.threads import default_threads
 from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.machine.threads import default_threads
 
 _FIRST_PART = re.compile(r"(?P<name>.*)-00001-of-(?P<count>\d{5})\.gguf$", re.DOTALL)
 """How llama.cpp names the first file of a split model."""

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Hashable
 from typing import Any
 
-from langgraph_kvfork.engine.free_memory import free_memory, spare
 from langgraph_kvfork.engine.model_file import fitting_params, llama_log, load_lora, load_model
 from langgraph_kvfork.engine.params import (
     EngineParams,
@@ -15,6 +14,7 @@ from langgraph_kvfork.engine.params import (
     context_params,
     weights_key,
 )
+from langgraph_kvfork.machine.free_memory import free_memory, spare
 from langgraph_kvfork.native.abi import Native
 
 

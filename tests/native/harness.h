@@ -2,7 +2,7 @@
 
 #include "../src/llama-ext.h"
 #include "check.h"
-#include "engine/scheduler.h"
+#include "scheduler/scheduler.h"
 #include "ggml-backend.h"
 #include "kvfork.h"
 

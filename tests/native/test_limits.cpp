@@ -8,7 +8,7 @@
 #include "text/nesting.h"
 #include "text/sampler.h"
 
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "json.h"
 #include "llama-cpp.h"
 

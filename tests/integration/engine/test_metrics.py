@@ -16,7 +16,7 @@ from langgraph_kvfork import Engine, EngineParams, MissingPackageError, record_m
 from langgraph_kvfork.engine.stats import EngineStats, MemoryPart
 from langgraph_kvfork.report.metrics import METRICS, PART_METRICS
 
-DOCS = Path(__file__).parents[3] / "docs" / "guides"
+DOCS = Path(__file__).parents[3] / "docs" / "running"
 
 
 def collected(reader: InMemoryMetricReader) -> dict[str, list[NumberDataPoint]]:

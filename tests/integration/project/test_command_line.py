@@ -8,7 +8,7 @@ import pytest
 from langgraph_kvfork import ForkReport
 from langgraph_kvfork.cli.main import main
 from langgraph_kvfork.engine.default_model import smollm2_path
-from langgraph_kvfork.engine.free_memory import free_memory
+from langgraph_kvfork.machine.free_memory import free_memory
 
 
 def run(capsys, *arguments):

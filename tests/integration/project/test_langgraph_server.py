@@ -19,7 +19,7 @@ import httpx
 from langgraph_sdk import get_sync_client
 
 ROOT = Path(__file__).parents[3]
-GUIDE = (ROOT / "docs" / "guides" / "langgraph-server.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "running" / "langgraph-server.md").read_text(encoding="utf-8")
 
 
 def free_port():

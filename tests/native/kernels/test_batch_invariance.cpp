@@ -3,8 +3,8 @@
 //
 // usage: test_batch_invariance MODEL.gguf FOLDER
 
-#include "engine/batch_invariance.h"
-#include "engine/error.h"
+#include "context/batch_invariance.h"
+#include "kvf_error.h"
 #include "harness.h"
 #include "llama-cpu-options.h"
 

@@ -4,7 +4,7 @@
 // usage: test_thread_pool MODEL.gguf
 
 #include "context/thread_pool.h"
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "harness.h"
 
 #include <cstring>

@@ -4,7 +4,7 @@
 // usage: test_restores FOLDER N_NOT_STORED MODEL.gguf...
 
 #include "context/fingerprint.h"
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "harness.h"
 #include "llama-rows.h"
 

@@ -1,4 +1,4 @@
-#include "engine/batch.h"
+#include "scheduler/batch.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "engine/waiting.h"
+#include "scheduler/waiting.h"
 
 namespace kvf {
 

@@ -1,6 +1,6 @@
-#include "engine/branch.h"
+#include "scheduler/branch.h"
 
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "text/sampler.h"
 
 #include <string>

@@ -1,4 +1,4 @@
-#include "engine/restores.h"
+#include "scheduler/restores.h"
 
 #include "llama-rows.h"
 #include "store/saves.h"

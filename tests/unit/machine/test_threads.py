@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from langgraph_kvfork.engine.threads import cpu_limit, default_threads, strong_cores
+from langgraph_kvfork.machine.threads import cpu_limit, default_threads, strong_cores
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -107,5 +107,5 @@ def test_the_limit_of_a_container_is_found(files, limit, tmp_path):
 def test_the_limit_bounds_the_threads(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     for limit, threads in [(0.1, 1), (1.2, 1), (1.25, 2), (1.5, 2), (2, 2), (9, 4), (math.inf, 4)]:
-        monkeypatch.setattr("langgraph_kvfork.engine.threads.cpu_limit", lambda n=limit: n)
+        monkeypatch.setattr("langgraph_kvfork.machine.threads.cpu_limit", lambda n=limit: n)
         assert default_threads() == threads

@@ -1,4 +1,4 @@
-#include "engine/pace.h"
+#include "scheduler/pace.h"
 
 #include <algorithm>
 

@@ -1,6 +1,6 @@
-#include "engine/events.h"
+#include "scheduler/events.h"
 
-#include "engine/branch.h"
+#include "scheduler/branch.h"
 
 #include <algorithm>
 #include <chrono>

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "engine/batch.h"
-#include "engine/branch.h"
 #include "llama.h"
+#include "scheduler/batch.h"
+#include "scheduler/branch.h"
 #include "store/store.h"
 
 #include <cstddef>

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from langgraph_kvfork.engine.cgroup import ROOT, cgroup_folders, read_text
+from langgraph_kvfork.machine.cgroup import ROOT, cgroup_folders, read_text
 
 _WEAK = 0.5
 """A core with less than this share of the strongest one's capacity is an efficiency core."""

@@ -1,6 +1,6 @@
-#include "engine/batch_invariance.h"
+#include "context/batch_invariance.h"
 
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "llama-fork.h"
 
 #include <algorithm>

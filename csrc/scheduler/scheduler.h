@@ -4,11 +4,11 @@
 #include "cache/room.h"
 #include "cache/sequences.h"
 #include "cache/snapshots.h"
-#include "engine/batch.h"
-#include "engine/branch.h"
-#include "engine/events.h"
-#include "engine/restores.h"
-#include "engine/waiting.h"
+#include "scheduler/batch.h"
+#include "scheduler/branch.h"
+#include "scheduler/events.h"
+#include "scheduler/restores.h"
+#include "scheduler/waiting.h"
 #include "store/saves.h"
 
 #include <functional>

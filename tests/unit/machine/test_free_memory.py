@@ -2,7 +2,7 @@
 
 import pytest
 
-from langgraph_kvfork.engine.free_memory import free_memory, free_of_limits
+from langgraph_kvfork.machine.free_memory import free_memory, free_of_limits
 
 GIB = 1 << 30
 

@@ -1,6 +1,6 @@
-#include "engine/scheduler.h"
+#include "scheduler/scheduler.h"
 
-#include "engine/error.h"
+#include "kvf_error.h"
 #include "text/sampler.h"
 
 #include <algorithm>

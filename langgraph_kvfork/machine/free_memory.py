@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from langgraph_kvfork.engine.cgroup import ROOT, cgroup_folders, read_text
+from langgraph_kvfork.machine.cgroup import ROOT, cgroup_folders, read_text
 
 
 def free_memory() -> int:

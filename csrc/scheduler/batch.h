@@ -1,7 +1,7 @@
 #pragma once
 
-#include "engine/branch.h"
-#include "engine/pace.h"
+#include "scheduler/branch.h"
+#include "scheduler/pace.h"
 
 #include "llama.h"
 

@@ -1,7 +1,7 @@
 // What the scheduler does with a store: brings in what it has of prompts, and hands it what ends.
 
-#include "engine/error.h"
-#include "engine/scheduler.h"
+#include "kvf_error.h"
+#include "scheduler/scheduler.h"
 
 #include <algorithm>
 #include <chrono>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "engine/branch.h"
+#include "scheduler/branch.h"
 
 #include <algorithm>
 #include <cstddef>

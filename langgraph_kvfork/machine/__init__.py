@@ -1,0 +1,1 @@
+"""What this machine, or this container, lets the process have: processors and memory."""
