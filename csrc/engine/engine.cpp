@@ -16,6 +16,7 @@ namespace kvf {
 namespace {
 
 std::atomic<bool> stops_loading{ false };
+thread_local bool aborts_here = false;
 
 void require_loading() {
     if (loading_is_stopped()) {
@@ -48,7 +49,8 @@ llama_context * make_context(const llama_model *  model,
     params.n_outputs_max  = params.n_seq_max; // a sequence wants one row of logits at a time
     params.embeddings     = false;
     params.abort_callback = [](void * data) {
-        return stops_loading.load() || static_cast<std::atomic<bool> *>(data)->load();
+        aborts_here = stops_loading.load() || static_cast<std::atomic<bool> *>(data)->load();
+        return aborts_here;
     };
     params.abort_callback_data = &closing;
 
@@ -94,6 +96,10 @@ void stop_loading() {
 
 bool loading_is_stopped() {
     return stops_loading;
+}
+
+bool aborts_computation() {
+    return aborts_here;
 }
 
 Engine::Engine(const llama_model * model, llama_context_params params, bool batch_invariant, double max_gap_ms)

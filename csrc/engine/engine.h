@@ -19,6 +19,9 @@ namespace kvf {
 void stop_loading();
 bool loading_is_stopped();
 
+// Whether this thread's llama_decode is being aborted: llama.cpp logs that as a failure, which it is not.
+bool aborts_computation();
+
 // One llama_context and the thread that owns it. Every public method may be called from any thread.
 class Engine {
   public:

@@ -103,6 +103,16 @@ def test_load_and_close_and_with():
     assert Engine.all() == before
 
 
+def test_a_computation_that_close_aborts_is_no_failure_in_the_log(capfd):
+    engine = Engine(EngineParams(model_path=smollm2_path(), n_ctx=2048, max_gap_ms=0))
+    branch = engine.generate("Once upon a time there was a model. " * 200)
+    next(iter(branch))  # a first part of the prompt is computed, and the next one is begun
+    engine.close()
+    with pytest.raises(EngineClosedError):
+        list(branch)
+    assert capfd.readouterr().err == ""
+
+
 async def test_load_and_close_and_with_beside_an_event_loop():
     before = Engine.all()
     async with small(chat_template="chatml") as llm:
