@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from operator import itemgetter
 from typing import Any, ClassVar, TypeAlias, Union
 
 from langchain_core.language_models import LanguageModelInput
@@ -20,12 +19,13 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.runnables import Runnable, RunnableParallel, RunnablePassthrough
+from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
+from langgraph_kvfork.chat.read_beside_raw import ReadBesideRaw
 from langgraph_kvfork.chat.whole_answer import no_match, not_whole, text_of
 from langgraph_kvfork.checks import require, shown
 from langgraph_kvfork.convert.type_schema import model_schema
@@ -203,7 +203,10 @@ def structured_output(
             parser = _PydanticParser(pydantic_object=model, model=model, **answer)
         else:
             parser = _JsonParser(**answer)
-    return _with_raw(bound, parser) if include_raw else bound | parser
+    chain: Runnable[LanguageModelInput, Any] = bound | (
+        ReadBesideRaw(parser) if include_raw else parser
+    )
+    return chain
 
 
 def _tool(schema: dict[str, Any]) -> dict[str, Any]:
@@ -214,21 +217,6 @@ def _tool(schema: dict[str, Any]) -> dict[str, Any]:
     if "description" in schema:
         function["description"] = schema["description"]
     return {"type": "function", "function": function}
-
-
-def _with_raw(
-    llm: Runnable[LanguageModelInput, AIMessage], parser: Runnable[AIMessage, Any]
-) -> Runnable[LanguageModelInput, Any]:
-    parsed = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
-    )
-    failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    # the model comes first, as it does without raw: what a call is given goes to what is first
-    return (
-        llm
-        | RunnableParallel(raw=RunnablePassthrough())
-        | parsed.with_fallbacks([failed], exception_key="parsing_error")
-    )
 
 
 def _instance(model: Any, value: Any) -> Any:

@@ -18,6 +18,7 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
 from langgraph_kvfork import (
+    ContextOverflowError,
     ForkBranch,
     ForkNode,
     InvalidRequestError,
@@ -196,6 +197,42 @@ def test_the_raw_message_comes_along(llm, engine):
     assert both["parsing_error"] is None
     assert both["parsed"] == Person.model_validate_json(both["raw"].text)
     assert both["raw"].usage_metadata
+
+
+async def streamed(structured, *args, asynchronous, **kwargs):
+    if asynchronous:
+        return [item async for item in structured.astream(*args, **kwargs)]
+    return list(structured.stream(*args, **kwargs))
+
+
+def last_of_each(items):
+    return {key: value for item in items for key, value in item.items()}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+async def test_the_raw_chunks_come_along_and_an_error_is_the_streams_end(
+    llm, engine, method, asynchronous
+):
+    both = llm.with_structured_output(Person, method=method, include_raw=True)
+    items = await streamed(both, TEXT, asynchronous=asynchronous)
+    whole = last_of_each(items)
+    assert whole["parsing_error"] is None
+    assert isinstance(whole["parsed"], Person)
+    assert whole["raw"].usage_metadata
+    assert len([item for item in items if "raw" in item]) > 3
+    for cut, reason in (({"stop": ["age"]}, "ended after"), ({"max_tokens": 12}, "was cut off")):
+        items = await streamed(both, TEXT, asynchronous=asynchronous, **cut)
+        whole = last_of_each(items)
+        assert whole["parsed"] is None
+        assert isinstance(whole["parsing_error"], StructuredOutputError)
+        assert reason in str(whole["parsing_error"])
+        assert whole["raw"].usage_metadata
+    # what is no error of parsing is raised
+    with pytest.raises(ContextOverflowError):
+        await streamed(both, "word " * 9000, asynchronous=asynchronous)
+    with pytest.raises(InvalidRequestError, match="temperature=-1"):
+        await call(both, TEXT, asynchronous=asynchronous, temperature=-1)
 
 
 class Defaults(BaseModel):
