@@ -80,6 +80,7 @@ def _path_or_none(path: object, info: ValidationInfo) -> str:
 
 def _type_of_cells(value: object) -> object:
     _fails_unless(value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)))
+    _fails_unless(not isinstance(value, str) or bool(value.strip()))
     return value
 
 

@@ -49,6 +49,8 @@ def _convert(message: BaseMessage, where: str) -> dict[str, Any]:
         }
         return _named(message, converted)
     if isinstance(message, ChatMessage):
+        role = message.role
+        require(bool(role.strip()), f"{where}.role", role, 'pass a role such as "user"')
         return _named(
             message, {"role": message.role, "content": text_of_content(message, where, "\n")}
         )
@@ -64,6 +66,11 @@ def _named(message: BaseMessage, converted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _convert_answer(message: AIMessage, where: str) -> dict[str, Any]:
+    if message.additional_kwargs.get("function_call") and not message.tool_calls:
+        raise InvalidRequestError(
+            f'{where}.additional_kwargs["function_call"] is an old form of a tool call, which '
+            "no chat template knows: pass it as tool_calls, and its result as a ToolMessage."
+        )
     said = text_of_content(message, where, "")
     refusal = message.additional_kwargs.get("refusal")  # where OpenAI's models have it
     if not said and isinstance(refusal, str):

@@ -217,6 +217,7 @@ WRONG = {
     "use_mmap": "maybe",
     "flash_attn": "maybe",
     "type_k": True,
+    "type_v": " ",
     "rope_freq_base": float("nan"),
     "yarn_orig_ctx": -1,
     "chat_template": "llama-2",

@@ -82,6 +82,18 @@ def test_messages_that_no_template_knows_are_refused():
         to_openai([FunctionMessage("x", name="f")])
     with pytest.raises(InvalidRequestError, match="at least one"):
         to_openai([])
+    with pytest.raises(InvalidRequestError, match=r"messages\[0\]\.role=' '"):
+        to_openai([ChatMessage(role=" ", content="x")])
+
+
+def test_a_call_in_the_old_form_is_not_dropped():
+    call = {"name": "add", "arguments": "{}"}
+    with pytest.raises(InvalidRequestError, match=r'messages\[0\].*"function_call".*tool_calls'):
+        to_openai([AIMessage("", additional_kwargs={"function_call": call})])
+    # LangChain reads the form that came after it itself
+    calls = [{"id": "1", "type": "function", "function": call}]
+    (message,) = to_openai([AIMessage("", additional_kwargs={"tool_calls": calls})])
+    assert message["tool_calls"][0]["function"]["name"] == "add"
 
 
 @pytest.mark.parametrize(
