@@ -1,4 +1,4 @@
-"""What a measuring process is told, and what it answers.
+"""What a measuring process is given, and what it returns.
 
 Every measurement is a process of its own, so that nobody inherits another one's threads or caches:
 `python -m benchmarks.<program>` reads a job from standard input and writes what it found to

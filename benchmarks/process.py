@@ -41,7 +41,7 @@ def measure(program: str, job: Job, *, stock: bool, limit: float, log: Path) -> 
 
     Args:
         program: Its module.
-        job: What it is told.
+        job: What it has to measure.
         stock: Whether its llama-cpp-python is to take stock libllama.
         limit: Seconds after which it is ended.
         log: Where its standard error goes.

@@ -49,7 +49,7 @@ class Summary:
 
 
 class Cell(NamedTuple):
-    """A fan-out, whoever runs it."""
+    """A fan-out, run by one contestant."""
 
     model: str
     prefix: int

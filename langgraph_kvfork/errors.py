@@ -96,8 +96,8 @@ class PromptWarning(UserWarning):
 class StoreWarning(UserWarning):
     """A store (`cache_dir`) cannot be read or written, or had a damaged file.
 
-    It costs sharing, never an answer: what cannot be read is computed. Each kind of trouble is told
-    of once.
+    It costs sharing, never an answer: what cannot be read is computed. Each kind of trouble is
+    reported once.
     """
 
 

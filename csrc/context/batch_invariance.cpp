@@ -78,7 +78,7 @@ class Proof {
         batch_.pos[i]   = pos;
         batch_.n_seq_id[i]  = 1;
         batch_.seq_id[i][0] = static_cast<llama_seq_id>(seq);
-        batch_.logits[i]    = seq > 0; // whoever decodes wants logits
+        batch_.logits[i]    = seq > 0; // sequences that decode want logits
     }
 
     void compute() {

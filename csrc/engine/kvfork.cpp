@@ -89,7 +89,7 @@ void log_message(ggml_log_level level, const char * text, void *) {
     if (level != GGML_LOG_LEVEL_CONT) {
         const int32_t least = log_level;
         keeps               = keeps_errors && level == GGML_LOG_LEVEL_ERROR;
-        // who keeps them will tell of them
+        // the caller that keeps them will report them
         shows = least != GGML_LOG_LEVEL_NONE && level >= least && (!keeps_errors || least == GGML_LOG_LEVEL_DEBUG) &&
                 !kvf::aborts_computation();
     }

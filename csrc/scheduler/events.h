@@ -18,7 +18,7 @@ struct Event {
 
 struct Branch;
 
-// what there is to say of a branch, with its counts so far
+// an event of a branch, with its counts so far
 Event make_event(kvf_event_type type, const Branch & branch);
 Event make_progress(const Branch & branch, size_t n_done); // tokens of its prompt, or a prefix of it, that are computed
 Event make_failure(const Branch & branch, kvf_error error, const std::string & message);

@@ -1,1 +1,1 @@
-"""One generation: what it is asked for, its events, and whoever waits for them."""
+"""One generation: what it is asked for, its events, and the callers that wait for them."""

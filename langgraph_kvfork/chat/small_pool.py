@@ -117,7 +117,7 @@ def _is_news(key: tuple[int, int]) -> bool:
 
 
 def _sentences(total: int, n_seq_max: int, calls: Sequence[_Call]) -> str | None:
-    """Return what there is to say of a run's calls; None: nothing.
+    """Return the warning about a run's calls; None: all is well.
 
     Args:
         total: Cells of the pool.

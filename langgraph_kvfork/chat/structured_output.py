@@ -92,7 +92,7 @@ def schema_of(response_format: object) -> dict[str, Any] | None:
             schema = {}
         if kind == "json_schema" and isinstance(schema, dict):
             check_schema(schema, "response_format's schema")
-            if not is_checked_later(response_format):  # or it was told of when it was bound
+            if not is_checked_later(response_format):  # else the warning came when it was bound
                 warn_of_dropped(held_answer(schema), "response_format's schema")
             return schema
     raise InvalidRequestError(
@@ -103,7 +103,7 @@ def schema_of(response_format: object) -> dict[str, Any] | None:
 
 
 def is_checked_later(response_format: object) -> bool:
-    """Return whether who asks for it checks the answer."""
+    """Return whether the caller checks the answer itself."""
     return isinstance(response_format, Mapping) and bool(response_format.get(CHECKED_LATER))
 
 
@@ -111,7 +111,7 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     """Return a schema in any of LangChain's forms as JSON schema, with a title.
 
     Raises:
-        InvalidRequestError: It is none.
+        InvalidRequestError: It is no schema.
     """
     try:
         if isinstance(schema, dict):

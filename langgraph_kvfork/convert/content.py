@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langgraph_kvfork.errors import InvalidRequestError
 
 _TEXT = {"text", "output_text", "input_text", "text-plain"}
-"""Blocks whose `text` is what they say: LangChain's, and the Responses API's."""
+"""Blocks whose `text` is their content: LangChain's, and the Responses API's."""
 
 _NOT_TAKEN_BACK = {
     # thoughts, which their own provider alone can read
@@ -54,7 +54,7 @@ _NOT_TAKEN_BACK = {
     "container_upload",
     "executable_code",
     "code_execution_result",
-    # LangChain's wrapping of what it does not know
+    # LangChain's wrapping of blocks that it does not know
     "non_standard",
 }
 """Blocks of an answer that no prompt of another model has, in any of LangChain's integrations."""
@@ -64,7 +64,7 @@ _MARKS = {"cachePoint", "cache_point", "guard_content"}
 
 
 def text_of_content(message: BaseMessage, where: str, separator: str) -> str:
-    """Return what a message says.
+    """Return a message's text.
 
     An answer's thoughts, calls and server-side work are left out, as other chat models of LangChain
     leave out those of another provider.

@@ -21,7 +21,7 @@ from langgraph_kvfork.errors import InvalidRequestError
 
 
 def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Turn messages into what `Engine.render` takes.
+    """Turn messages into the dicts that `Engine.render` takes.
 
     Blocks of text are joined: those of an answer as they are, so that it reads as it was generated;
     all others with a newline in between, as OpenAI's API does.
@@ -87,7 +87,7 @@ def _convert_answer(message: AIMessage, where: str) -> dict[str, Any]:
         }
         for i, call in enumerate([*message.tool_calls, *calls_in_content(message)])
     ]
-    # what the model said and nobody could parse is a part of the conversation all the same
+    # a call that nobody could parse is a part of the conversation all the same
     calls += [
         {
             "type": "function",

@@ -32,7 +32,7 @@ class Choice:
 
 
 def read_choice(choice: object, known: Sequence[str]) -> Choice:
-    """Return what a tool choice says.
+    """Return a tool choice in one form.
 
     It is None, True, False, a word, a tool's name; or a dict as OpenAI (Chat Completions and
     Responses, lists of allowed tools), Anthropic, Bedrock or Google has it.

@@ -42,7 +42,7 @@ class Tools:
         return _options(self.schemas if self.in_prompt is None else self.in_prompt, "none", None)
 
     def answer_options(self, schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return what rendering takes to find the answer's form.
+        """Return the arguments by which rendering finds the answer's form.
 
         Asked for one tool by its name, the answer is one call, unless several are asked for.
 

@@ -1,4 +1,4 @@
-"""JSON schemas of Python types, whole: LangChain's conversion loses what refers to itself."""
+"""JSON schemas of Python types, also of those that refer to themselves, which LangChain loses."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class ChatTemplate:
         self._warned: set[str] = set()
 
     def capabilities(self) -> dict[str, bool]:
-        """Return what the template knows, by llama-common's names."""
+        """Return the template's capabilities, by llama-common's names."""
         return _take_json(self._native, self._native.kvf.kvf_chat_capabilities(self._handle))
 
     def render(

@@ -4,7 +4,7 @@ When its interpreter ends, Python stops the daemon threads wherever they are, an
 is static. By then no thread may be inside the native library. And no thread may get an error about
 it: nobody is left to handle that, so it would only be printed. Therefore the thread that ends the
 process first stops what is loaded and computed, then waits until no other one is inside the
-library, and whoever comes out of it, or asks for more, is stopped for good, as Python does it to
+library, and a thread that comes out of it, or asks for more, is stopped for good, as Python stops
 daemon threads a moment later. (Other threads have ended by then: Python waits for them first.)
 """
 

@@ -525,7 +525,7 @@ class Engine:
         return f"<Engine {self.params.model_path} {state}>"
 
     #
-    # what branches call
+    # called by branches
     #
 
     def _submit(

@@ -178,4 +178,4 @@ def _capabilities(native: Native, model: int, chat_template: str | None) -> dict
     try:
         return ChatTemplate(native, model, chat_template).capabilities()
     except InvalidRequestError:
-        return {}  # whoever renders with it will be told why
+        return {}  # rendering with it raises the reason

@@ -1,4 +1,4 @@
-"""At most one thing per key in a process, built by whoever asks first."""
+"""At most one thing per key in a process, built by the first caller that asks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Value = TypeVar("_Value")
 class Registry(Generic[_Key, _Value]):
     """Builds a value the first time that its key is asked for, and keeps it until it is removed.
 
-    It is built in a thread of its own, and whoever asks waits for it: a wait can be interrupted by
+    It is built in a thread of its own, and every caller waits for it: a wait can be interrupted by
     Ctrl-C or cancelled, and the others still get the value. A failure is raised in all of them and
     not kept. Safe to use from any thread.
 

@@ -80,7 +80,7 @@ class Store:
 
 
 def inventory(native: Native, function: Callable[..., int | None], *arguments: Any) -> Any:
-    """Return what `kvf_store_list` or `kvf_store_prune` tells.
+    """Return the JSON of `kvf_store_list` or `kvf_store_prune`.
 
     Raises:
         KVForkError: There is no store, or it cannot be read.
@@ -150,7 +150,7 @@ def _identity(path: Path) -> list[Any]:
 
 def _remember(note: Path, content: dict[str, Any]) -> None:
     note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # who is killed here leaves a file that the next one to open the store removes
+    # a process that is killed here leaves a file that the next one to open the store removes
     unfinished = note.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
     try:
         with os.fdopen(

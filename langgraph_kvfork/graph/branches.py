@@ -1,4 +1,4 @@
-"""The branches of a fan-out: what a caller may pass, and the calls that follow from it."""
+"""The branches of a fan-out: the forms in which a caller passes them, and their calls."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def is_graph(llm: Runnable[Any, Any]) -> bool:
 
 
 def _input(name: str, llm: Runnable[Any, Any], prompt: list[BaseMessage]) -> Any:
-    """Return what a branch is called with: messages, or a graph's state with them.
+    """Return a branch's input: messages, or a graph's state with them.
 
     Raises:
         InvalidRequestError: The graph's state has no messages.

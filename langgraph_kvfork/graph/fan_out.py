@@ -302,7 +302,7 @@ class FanOut:
         if collects and not self._scope.is_cancelled:
             self._place.finished[name] = update = _State(ends={name: error})
             return update
-        # a branch that was cancelled has not failed: another one did, or whoever waits has given up
+        # a branch that was cancelled has not failed: another one did, or its caller has given up
         if not isinstance(error, BranchCancelledError):
             with self._lock:
                 self._failure = self._failure or error

@@ -102,7 +102,7 @@ class NodeFunction:
         return bool(said)
 
     def cannot_wait(self) -> InvalidRequestError:
-        """Return what a sync call of an async function raises."""
+        """Return the error that a sync call of an async function raises."""
         return InvalidRequestError(
             f"{self.name}={self.given!r} is async, and a sync call cannot wait for it: call the "
             "graph with ainvoke() or astream(), or pass a function that is not async."
@@ -159,7 +159,7 @@ async def awith_calls(steps: Calls[_Result], value: Any, config: RunnableConfig)
 
 
 def check_sync(functions: Iterable[NodeFunction | None]) -> None:
-    """Refuse what a sync call cannot use.
+    """Refuse a function that a sync call cannot use.
 
     Raises:
         InvalidRequestError: A function is async.
@@ -170,7 +170,7 @@ def check_sync(functions: Iterable[NodeFunction | None]) -> None:
 
 
 def as_function(name: str, given: Any, value: str) -> NodeFunction | None:
-    """Return what a node calls; None if it was given no function, but what one would return."""
+    """Return the function that a node calls; None if it was given a value in its place."""
     if isinstance(given, Runnable) or callable(given):
         return NodeFunction(name, given, value)
     return None

@@ -39,7 +39,7 @@ def refusing_unknown_arguments(cls: _Class) -> _Class:
 
 
 def check_key(name: str, key: object) -> None:
-    """Refuse what cannot be a key of a graph's state.
+    """Refuse a value that cannot be a key of a graph's state.
 
     Raises:
         InvalidRequestError: `key` is no text, or empty.

@@ -209,7 +209,7 @@ def _event(found: Found[ChatKVFork], usage: Usage) -> dict[str, Any]:
 
 
 def _found(llm: object, config: RunnableConfig | None = None) -> Found[ChatKVFork]:
-    """Return the chat model in what the node was given."""
+    """Return the chat model in the runnable that the node was given."""
     found = find_model(llm, ChatKVFork, config)
     require(found is not None, "llm", llm, "pass a ChatKVFork")
     assert found is not None
@@ -218,7 +218,7 @@ def _found(llm: object, config: RunnableConfig | None = None) -> Found[ChatKVFor
 
 
 def _added(messages: object) -> NodeFunction | list[BaseMessage] | None:
-    """Return the messages behind the state's, or what makes them; None: there are none."""
+    """Return the messages behind the state's, or the function that makes them; None: neither."""
     if messages is None:
         return None
     if (function := as_function("messages", messages, "state")) is not None:
@@ -229,7 +229,7 @@ def _added(messages: object) -> NodeFunction | list[BaseMessage] | None:
 
 
 def _progress_writer(config: RunnableConfig) -> Callable[[PrefillProgress], None] | None:
-    """Return what writes to the graph's stream; None outside of a graph."""
+    """Return the writer of the graph's stream; None outside of a graph."""
     write = stream_writer()
     if write is None:
         return None

@@ -76,7 +76,7 @@ class SharedPrefix(AgentMiddleware):
     def wrap_model_call(
         self, request: ModelRequest, handler: Callable[[ModelRequest], ModelResponse]
     ) -> ModelResponse:
-        """Call the model with what is shared in front."""
+        """Call the model with the shared messages in front."""
         return handler(self._shared(request))
 
     async def awrap_model_call(

@@ -211,7 +211,7 @@ class TreeSearchNode(Runnable[Any, dict[str, list[SearchPath]]]):
         return [path for path in paths for _ in range(self.n)]
 
     def _followed(self, path: Path) -> Calls[Path]:
-        """Return a path with what is said before it goes on."""
+        """Return a path with the messages that come before it goes on."""
         said = self.follow_up
         if self._follow_up is not None:
             said = yield self._follow_up

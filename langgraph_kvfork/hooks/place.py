@@ -1,4 +1,4 @@
-"""Where in a graph a call runs, and what of the graph it reaches from there.
+"""Where in a graph a call runs, and how it reaches the graph from there.
 
 LangGraph keeps a node's runtime in a context variable. Everything here reads it, or one of ours
 beside it, and does nothing outside of a graph:

@@ -1,4 +1,4 @@
-"""The thread that does what an event loop must not: look at files, and tokenize long prompts."""
+"""The thread for work that would block an event loop: looking at files, tokenizing prompts."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def run_id_of_config(engine: Engine, config: RunnableConfig) -> int:
 
 
 def kept_by_run(part: UUID) -> dict[str, Any] | None:
-    """Return what nodes of a run keep until it is over, by their tasks; None if it is not known.
+    """Return the values that nodes of a run keep until it is over, by task; None: an unknown run.
 
     Args:
         part: The run, or a part of it.

@@ -1,7 +1,7 @@
 """The task of LangGraph's that a node runs as: its namespace, its attempts, the keys it can write.
 
 What is read here has no public interface: where a release of LangGraph has it otherwise, nothing is
-known, and whoever asks does without.
+known, and callers do without.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FanOutPlace:
 
 
 def fan_out_place(config: RunnableConfig, run_id: UUID, names: Sequence[str]) -> FanOutPlace:
-    """Return where a fan-out runs, and what it has of earlier attempts.
+    """Return where a fan-out runs, and the results of its earlier attempts.
 
     LangGraph numbers the graphs that a task calls, but goes on counting when the task is tried
     again, so that the next attempt would find nothing of the one before, and a resumed one
@@ -130,7 +130,7 @@ def unknown_key(config: RunnableConfig, node: Runnable[Any, Any], key: str) -> l
 
 
 def _is_written(steps: Sequence[Any], node: Runnable[Any, Any]) -> bool:
-    """Return whether what a node returns goes to LangGraph's writers as it is."""
+    """Return whether a node's result goes to LangGraph's writers as it is."""
     for step, after in itertools.pairwise(steps):
         while step is not node and isinstance(step, RunnableBindingBase):
             step = step.bound

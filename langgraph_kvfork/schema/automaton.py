@@ -1,4 +1,4 @@
-"""Finite automata over characters: what a string of a schema may be.
+"""Finite automata over characters: which strings match a schema.
 
 An automaton reads a string's characters, not its JSON; `gbnf_string` writes the rules of the JSON
 strings that it takes.
@@ -30,7 +30,7 @@ class TooLargeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Automaton:
-    """A deterministic one. State 0 is the first; what has no edge is refused.
+    """A deterministic automaton. State 0 is the first; a character without an edge is refused.
 
     Attributes:
         edges: For each state, characters and the state that they lead to; no two overlap.
@@ -46,7 +46,7 @@ class Automaton:
 
 
 def combined(automata: Sequence[Automaton], accept: Callable[..., bool]) -> Automaton:
-    """Return what takes the strings for which `accept` is true of what each of `automata` says.
+    """Return an automaton of the strings for which `accept` is true of the verdicts of `automata`.
 
     Raises:
         TooLargeError: It has too many states.

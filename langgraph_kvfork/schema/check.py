@@ -23,7 +23,7 @@ _DRAFTS = (
 
 
 def parse_json(text: str) -> Any:
-    """Return what JSON text says. Nothing is repaired.
+    """Return the value of JSON text. Nothing is repaired.
 
     Raises:
         ValueError: It is not JSON, or not all of it; or a number is too large for a float.

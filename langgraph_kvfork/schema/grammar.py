@@ -55,7 +55,7 @@ _BUILT_IN = {
     "kvf-char": r'[^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" kvf-unicode)',
     "kvf-string": r'"\"" kvf-char* "\""',
     "kvf-whole": '"-"? ("0" | [1-9] [0-9]{0,14})',
-    # what a float can hold, however large the exponent is
+    # the numbers that a float can hold, however large the exponent is
     "kvf-number": 'kvf-whole ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,2})?',
     "kvf-object": f'"{{" kvf-space ({_MEMBER} ("," kvf-space {_MEMBER})*)? kvf-space "}}"',
     "kvf-array": '"[" kvf-space (kvf-value ("," kvf-space kvf-value)*)? kvf-space "]"',
@@ -80,7 +80,7 @@ class SchemaGrammar:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A schema, or a part of what matches it.
+    """A schema, or a part of the texts that match it.
 
     Attributes:
         schema: The schema.
@@ -197,7 +197,7 @@ class _Writer:
         return " | ".join(dict.fromkeys(body for body in bodies if body is not None))
 
     def rule(self, schemas: Sequence[Schema]) -> str | None:
-        """Return the rule of what matches all of some schemas; None: nothing does."""
+        """Return the rule of the texts that match all of some schemas; None: there are none."""
         texts = sorted({json.dumps(s, sort_keys=True) for s in schemas if s not in (True, {})})
         if not texts:
             return "kvf-value"
@@ -282,7 +282,7 @@ class _Writer:
         return f'"\\"" kvf-char{_times(low, high)} "\\""'
 
     def _automaton(self, shape: String) -> Automaton | None:
-        """Return what takes the strings of a shape; None: none that is not too large."""
+        """Return an automaton of a shape's strings; None: it would be too large."""
         read = map(self._pattern, shape.patterns)
         automata = [automaton for automaton in read if automaton is not None]
         if not automata:
@@ -412,7 +412,7 @@ class _Writer:
         return members
 
     def _extras(self, shape: Object, named: Sequence[str]) -> list[str]:
-        """Return what properties that the schema does not name look like, for each kind."""
+        """Return the rules of properties that the schema does not name, for each kind."""
         taken = [name for p in shape.properties for name, _ in p.named]
         known = words(dict.fromkeys([*named, *taken, *shape.required]))
         names = self._names_of(shape)
@@ -442,7 +442,7 @@ class _Writer:
         return found
 
     def _names_of(self, shape: Object) -> Automaton:
-        """Return what takes the names that a shape allows."""
+        """Return an automaton of the names that a shape allows."""
         if not shape.names:
             return EVERYTHING
         try:
@@ -535,7 +535,7 @@ def _item(items: Items, i: int) -> Schema:
 
 
 def _property(properties: Properties, name: str) -> Schema:
-    """Return what a schema says of one of an object's properties."""
+    """Return the schema of one of an object's properties."""
     said = [schema for known, schema in properties.named if known == name]
     said += [schema for pattern, schema in properties.patterns if _finds(pattern, name)]
     if not said and properties.others is not None:

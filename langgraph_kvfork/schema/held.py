@@ -1,4 +1,4 @@
-"""Schemas as llama.cpp is given them: what its grammars would not hold, in rules of our own.
+"""Schemas in the form that llama.cpp gets: rules of our own for the parts that its grammars drop.
 
 Schemas that its converter holds stay as they are. In others, a constant stands where our rule goes.
 """
@@ -55,7 +55,7 @@ _FIRST_CONSTANT = 918_273_645_000_000
 """Constants count on from here: values that no schema has by chance."""
 
 _warned: dict[str, object] = {}
-"""What was warned of, and a mark of who did it."""
+"""The keywords that a warning named, and a mark of its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class HeldSchemas:
 
 
 def joined_rules(some: Sequence[HeldSchemas]) -> dict[str, Any] | None:
-    """Return what rendering takes, to put the rules of some into a grammar; None: no rules."""
+    """Return the argument of rendering that puts the rules of some into a grammar; None: none."""
     constants = {constant: rule for held in some for constant, rule in held.constants.items()}
     # each brings those that all share
     lines = dict.fromkeys(line for held in some for line in held.text.splitlines())
@@ -137,7 +137,7 @@ def _held_tools(text: str) -> HeldSchemas:
 def _held_parameters(
     parameters: dict[str, Any], tool: str, prefix: str, constants: dict[str, str]
 ) -> tuple[dict[str, Any], HeldSchemas]:
-    """Return a tool's parameters with constants for what is not plain, and the rules of these.
+    """Return a tool's parameters with constants for schemas that are not plain, and their rules.
 
     The object itself stays llama.cpp's, since not all templates write it as JSON.
     """
@@ -192,7 +192,7 @@ def _held_parameters(
 
 
 def _described(schema: Schema, *, strings: bool) -> dict[str, Any]:
-    """Return what templates may ask of a property, beside its constant."""
+    """Return the keywords of a property that templates may read, beside its constant."""
     known = schema if isinstance(schema, dict) else {}
     kind = known.get("type")
     other = kind if isinstance(kind, str) and kind != "string" else "object"
@@ -205,7 +205,7 @@ def _is_open(shape: Object) -> bool:
 
 
 def warn_of_dropped(held: HeldSchemas, where: str) -> None:
-    """Name, once, what of a schema does not hold while an answer is generated."""
+    """Name, once, the keywords of a schema that do not hold while an answer is generated."""
     if not held.dropped:
         return
     message = (

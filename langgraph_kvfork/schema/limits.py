@@ -60,7 +60,7 @@ def check_schema(schema: object, where: str) -> None:
 
 
 def check_depth(value: object, where: str) -> None:
-    """Refuse what is nested so deep that whoever reads it would run out of stack or memory.
+    """Refuse a schema that is nested so deep that a reader would run out of stack or memory.
 
     Raises:
         InvalidRequestError: It is nested so deep.

@@ -2,8 +2,8 @@
 
 A pattern is read into parts, these become a nondeterministic automaton, and that the deterministic
 one of all strings in which the pattern is found. Where engines of regular expressions differ (what
-is a space, a dot, a digit), the automaton takes only what all of them take, so that whoever checks
-the answer agrees.
+is a space, a dot, a digit), the automaton takes only the strings that all of them take, so that
+any engine that checks the answer agrees.
 
 Lookaheads are held at the beginning of a pattern only. Backreferences, lookbehinds and flags are
 not: such a pattern is an `UnheldPatternError`, and left to the check of the answer.
@@ -64,12 +64,12 @@ _Part = tuple[Any, ...]
 
 
 class UnheldPatternError(Exception):
-    """No automaton can be what a pattern says, or this module cannot read it."""
+    """A pattern that no automaton can hold, or that this module cannot read."""
 
 
 @lru_cache(maxsize=256)
 def pattern_automaton(pattern: str) -> Automaton:
-    """Return what takes the strings in which a pattern is found.
+    """Return an automaton of the strings in which a pattern is found.
 
     Raises:
         UnheldPatternError: It has parts such as lookaheads, or is no pattern.
@@ -80,7 +80,7 @@ def pattern_automaton(pattern: str) -> Automaton:
     found = _search(reader.read())
     if not looks:
         return found
-    # such as what passwords are: what is looked for, and what is not, at the same place
+    # as for passwords: some things have to be found, and others not, at the same place
     automata = [_search(("cat", [("start",), part])) for part, _ in looks]
     return combined(
         [found, *automata],
@@ -90,7 +90,7 @@ def pattern_automaton(pattern: str) -> Automaton:
 
 
 def _search(part: _Part) -> Automaton:
-    """Return what takes the strings in which a part is found."""
+    """Return an automaton of the strings in which a part is found."""
     nfa = _Nfa()
     end = nfa.add(part, nfa.new())
     nfa.moves[0].append((ANY, 0))  # it may begin anywhere, and go on after its end

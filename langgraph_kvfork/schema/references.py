@@ -12,7 +12,7 @@ _Schema: TypeAlias = Union[dict[str, Any], bool]  # noqa: UP007
 
 
 class References:
-    """The parts of a document, by what references may call them.
+    """The parts of a document, by the names that references may use.
 
     A reference is relative to the `$id` of the part that it stands in, which is known by the part
     itself: shapes and grammars pass on the document's own.
@@ -27,7 +27,7 @@ class References:
         self._read(root, "")
 
     def target(self, schema: dict[str, Any], reference: str) -> _Schema:
-        """Return what a reference leads to.
+        """Return the part that a reference leads to.
 
         Args:
             schema: The part of the document that it stands in.

@@ -189,7 +189,7 @@ class Shapes:
         self._n_parts = 0
 
     def of(self, schemas: Iterable[Schema]) -> list[Shape]:
-        """Return the shapes of what matches all of `schemas`.
+        """Return the shapes of the values that match all of `schemas`.
 
         Raises:
             TooManyShapesError: There are too many.

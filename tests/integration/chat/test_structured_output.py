@@ -385,7 +385,7 @@ NO_MATCH = r"does not match its Alike: .*unique.* at \['a'\]"
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_what_does_not_hold_is_named_once_and_checked(llm, engine, method):
-    schema = {**ALIKE, "description": method}  # another one, so that it is told of
+    schema = {**ALIKE, "description": method}  # another one, so that the warning comes
     with pytest.warns(SchemaWarning, match="uniqueItems cannot hold"):
         structured = llm.with_structured_output(schema, method=method)
     with pytest.raises(StructuredOutputError, match=NO_MATCH) as caught:

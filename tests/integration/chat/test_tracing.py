@@ -17,7 +17,7 @@ BRANCHES = {"risks": "List the risks.", "dates": "List the dates."}
 
 
 class Runs(BaseTracer):
-    """Keeps the runs that it is told of."""
+    """Keeps the runs that it receives."""
 
     run_inline = True
 

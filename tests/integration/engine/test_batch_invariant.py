@@ -1,4 +1,4 @@
-"""Batch-invariant mode on a real model: each says what it says alone, whoever is beside it."""
+"""Batch-invariant mode on a real model: a branch writes the same text alone and beside others."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""A process that was forked off one with a model in it is told so, and does not hang."""
+"""A process that was forked off one with a model in it gets an error, and does not hang."""
 
 import os
 import subprocess

@@ -92,7 +92,7 @@ def guess(a: int) -> str:
 
 
 def test_beside_tools_an_agent_chooses_to_make_its_schema_a_tool(llm, engine):
-    """It asks the profile. So the prompt tells of the schema, which a response format does not."""
+    """It asks the profile. So the prompt contains the schema, unlike with a response format."""
     assert "structured_output" not in llm.profile
     state = {"messages": [HumanMessage("What is 1 + 2?")]}
     result = create_agent(llm, [guess], response_format=Result).invoke(state)

@@ -23,7 +23,7 @@ from langgraph.errors import NodeTimeoutError
 from langgraph_kvfork import ChatKVFork, ForkNode, GenerationTimeoutError
 
 LIMIT = 0.1
-"""Seconds; whoever is to take too long would take minutes."""
+"""Seconds; a branch that has to be cut off would take minutes."""
 
 
 class Fault:

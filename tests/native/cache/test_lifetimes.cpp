@@ -146,7 +146,7 @@ static void test_kept_prefix_is_handed_on(const Model & model) {
     CHECK(bench.has(document));
 }
 
-// whoever keeps more than fits has to do with what it keeps itself
+// a run that keeps more than fits evicts what it keeps itself
 static void test_run_that_keeps_too_much_goes_on_within_its_own(const Model & model) {
     Bench               bench(model);
     const Tokens        document = bench.random(200);

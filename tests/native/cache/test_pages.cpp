@@ -96,7 +96,7 @@ static void test_pages_move_when_they_have_run_out(const Model & model) {
     Cache alone(model, LLAMA_PAGED_STRICT);
     CHECK(alone.run(0, grows, 0, 32) == cache.logits());
 
-    // whoever did not grow is where it was, too
+    // a sequence that did not grow is where it was, too
     cache.drop(6);
     CHECK(cache.decode(5, { grows[0] }, 64) == 0);
     Cache other(model, LLAMA_PAGED_STRICT);
