@@ -94,7 +94,7 @@ class FanOut:
         self._width = width
         self._write = token_writer(begin=stream_tokens)
         self._place = fan_out_place(config, run_manager.run_id, list(self._plans))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._winner: dict[str, Any] | None = None
         self._failure: Exception | None = None
         self._scope = CancelScope()

@@ -70,7 +70,7 @@ class SharedPrefix(AgentMiddleware):
         self._system_message = None if system_prompt is None else SystemMessage(system_prompt)
         given = [_as_an_agent_has_it(i, each) for i, each in enumerate(tools or ())]
         self._collects = tools is None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._tools = tuple(openai_tools(given))
 
     def wrap_model_call(

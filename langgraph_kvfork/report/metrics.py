@@ -103,7 +103,7 @@ PART_METRICS = {
 _numbers = itertools.count(1)
 _number_of: weakref.WeakKeyDictionary[Engine, int] = weakref.WeakKeyDictionary()
 _recorded: weakref.WeakSet[Any] = weakref.WeakSet()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def record_metrics(meter_provider: Any = None) -> None:
