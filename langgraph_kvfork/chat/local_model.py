@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any
 
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -36,8 +37,10 @@ from langgraph_kvfork.arguments import (
     Threads,
 )
 from langgraph_kvfork.chat.errors import langchain_errors
+from langgraph_kvfork.checks import require
 from langgraph_kvfork.engine.default_model import FILE, smollm2_path
 from langgraph_kvfork.engine.engine import Engine
+from langgraph_kvfork.engine.hub import download
 from langgraph_kvfork.engine.keep_alive import KeepAlive, keep_alive_seconds
 from langgraph_kvfork.engine.params import EngineParams
 from langgraph_kvfork.engine.store_size import StoreSize
@@ -147,6 +150,58 @@ class LocalChatModel(BaseChatModel):
     """How long the engine stays in memory after the last call: seconds, or a duration such as "5m"
     or "1h30m", as for Ollama; 0: no longer than calls run; -1: until `close`, or the end of the
     process. The latest call to the engine decides."""
+
+    @classmethod
+    @langchain_errors()
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str,
+        *,
+        additional_files: Sequence[str] = (),
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_dir: str | os.PathLike[str] | None = None,
+        hub_cache_dir: str | os.PathLike[str] | EllipsisType | None = ...,
+        **kwargs: Any,
+    ) -> Self:
+        """Download a model from the Hugging Face Hub, as `llama_cpp.Llama.from_pretrained` does.
+
+        Args:
+            repo_id: The repository, `owner/name`.
+            filename: The GGUF file in it (the first one, if it is split), or a glob pattern that
+                matches one file.
+            additional_files: More files, or patterns that match one each, to download next to it.
+            revision: A branch, tag or commit; None: the main branch.
+            token: Access token; None: the one that is logged in; False: none.
+            local_dir: Where to put the files; None: the hub's cache.
+            hub_cache_dir: The hub's cache; None, or left out: the default one. llama_cpp and
+                huggingface_hub name it `cache_dir`, which is the store here.
+            **kwargs: For the chat model. `cache_dir`, its store, is taken only where
+                `hub_cache_dir` is given too, be it None: nobody's prompts get into a folder that
+                was meant for model files.
+
+        Raises:
+            MissingPackageError: The package `huggingface-hub` is missing.
+            InvalidRequestError: No file matches, or more than one; or `cache_dir` may be meant
+                either way.
+        """
+        remedy = (
+            "it may be the hub's cache, as in llama_cpp, or the model's store, so pass "
+            "hub_cache_dir=... for the hub's, or hub_cache_dir=None, cache_dir=... for the store"
+        )
+        is_clear = kwargs.get("cache_dir") is None or hub_cache_dir is not ...
+        require(is_clear, "cache_dir", kwargs.get("cache_dir"), remedy)
+        path = download(
+            repo_id,
+            filename,
+            additional_files=additional_files,
+            revision=revision,
+            token=token,
+            local_dir=local_dir,
+            hub_cache_dir=None if isinstance(hub_cache_dir, EllipsisType) else hub_cache_dir,
+        )
+        return cls(model_path=path, **kwargs)
 
     def load(self) -> Self:
         """Load the model now, unless it is loaded. Otherwise the first call loads it.

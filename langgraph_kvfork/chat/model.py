@@ -77,7 +77,6 @@ from langgraph_kvfork.convert.tool_choice import ToolChoice
 from langgraph_kvfork.convert.tools import AnyTool, chosen_tools, openai_tools
 from langgraph_kvfork.engine.ending import python_in_native_code
 from langgraph_kvfork.engine.engine import Engine
-from langgraph_kvfork.engine.hub import download
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.hooks.place import heartbeat, progress_with_heartbeat, token_listener
 from langgraph_kvfork.hooks.prompt_thread import in_prompt_thread
@@ -277,48 +276,6 @@ class ChatKVFork(LocalChatModel):
             if name == "profile":
                 return model_profile(self._engine_params())
             return super().__getattr__(name)
-
-    @classmethod
-    @langchain_errors()
-    def from_pretrained(
-        cls,
-        repo_id: str,
-        filename: str,
-        *,
-        additional_files: Sequence[str] = (),
-        revision: str | None = None,
-        token: str | bool | None = None,
-        local_dir: str | os.PathLike[str] | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Download a model from the Hugging Face Hub, as `llama_cpp.Llama.from_pretrained` does.
-
-        Args:
-            repo_id: The repository, `owner/name`.
-            filename: The GGUF file in it (the first one, if it is split), or a glob pattern that
-                matches one file.
-            additional_files: More files, or patterns that match one each, to download next to it.
-            revision: A branch, tag or commit; None: the main branch.
-            token: Access token; None: the one that is logged in; False: none.
-            local_dir: Where to put the files; None: the hub's cache.
-            cache_dir: The hub's cache, if not the default one.
-            **kwargs: For the chat model.
-
-        Raises:
-            MissingPackageError: The package `huggingface-hub` is missing.
-            InvalidRequestError: No file matches, or more than one.
-        """
-        path = download(
-            repo_id,
-            filename,
-            additional_files=additional_files,
-            revision=revision,
-            token=token,
-            local_dir=local_dir,
-            cache_dir=cache_dir,
-        )
-        return cls(model_path=path, **kwargs)
 
     def bind(  # type: ignore[override] # langchain-core 1.0 has no narrower type, and it is private
         self, **kwargs: Any

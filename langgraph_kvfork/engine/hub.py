@@ -32,7 +32,7 @@ def download(
     revision: str | None = None,
     token: str | bool | None = None,
     local_dir: str | os.PathLike[str] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    hub_cache_dir: str | os.PathLike[str] | None = None,
 ) -> str:
     """Download a model's files, unless they are there already, and return the first one's path.
 
@@ -44,7 +44,7 @@ def download(
         revision: A branch, tag or commit; None: the main branch.
         token: Access token; None: the one that is logged in; False: none.
         local_dir: Where to put the files; None: the hub's cache.
-        cache_dir: The hub's cache, if not the default one.
+        hub_cache_dir: The hub's cache; None: the default one.
 
     Raises:
         MissingPackageError: The package `huggingface-hub` is missing.
@@ -52,7 +52,7 @@ def download(
     """
     for name, value in (("repo_id", repo_id), ("filename", filename)):
         require(bool(value), name, value, "pass its name")
-    for name, folder in (("local_dir", local_dir), ("cache_dir", cache_dir)):
+    for name, folder in (("local_dir", local_dir), ("hub_cache_dir", hub_cache_dir)):
         # an empty path, of a variable that is not set, would be the working directory
         require(folder is None or bool(os.fspath(folder)), name, folder, "pass a folder, or None")
     hub = _huggingface_hub()
@@ -61,7 +61,7 @@ def download(
         "revision": revision,
         "token": token,
         "local_dir": local_dir,
-        "cache_dir": cache_dir,
+        "cache_dir": hub_cache_dir,
     }
     names = _names(hub, source)
     wanted = [_match(pattern, names, repo_id) for pattern in (filename, *additional_files)]

@@ -16,6 +16,7 @@ from langgraph_kvfork import (
     MissingPackageError,
     Request,
 )
+from langgraph_kvfork.chat import local_model
 from langgraph_kvfork.chat.local_model import ENGINE_FIELDS
 from langgraph_kvfork.chat.model import _REQUEST_FIELDS
 from langgraph_kvfork.engine import hub
@@ -279,11 +280,29 @@ def test_what_is_found_good_has_a_type():
             ChatKVFork.model_construct(seed=value).invoke("Hello")
 
 
-@pytest.mark.parametrize("name", ["repo_id", "filename", "local_dir", "cache_dir"])
+@pytest.mark.parametrize("name", ["repo_id", "filename", "local_dir", "hub_cache_dir"])
 def test_an_empty_name_is_not_an_absent_one(name):
     given = {"repo_id": "a/b", "filename": "c.gguf", name: ""}
     with pytest.raises(ModelInvalidRequestError, match=rf"^{name}='' is not possible"):
         ChatKVFork.from_pretrained(**given)
+
+
+def test_a_folder_for_model_files_does_not_get_prompts(monkeypatch, tmp_path):
+    asked = []
+
+    def download(*names, **given):
+        asked.append(given)
+        return "m.gguf"
+
+    monkeypatch.setattr(local_model, "download", download)
+    # as llama_cpp and huggingface_hub have it
+    with pytest.raises(ModelInvalidRequestError, match=r"cache_dir='hub' .*hub_cache_dir"):
+        ChatKVFork.from_pretrained("a/b", "c.gguf", cache_dir="hub")
+    assert not asked
+    llm = ChatKVFork.from_pretrained("a/b", "c.gguf", hub_cache_dir="hub")
+    assert (llm.cache_dir, asked[-1]["hub_cache_dir"]) == (None, "hub")
+    llm = ChatKVFork.from_pretrained("a/b", "c.gguf", hub_cache_dir=None, cache_dir=tmp_path)
+    assert (llm.cache_dir, asked[-1]["hub_cache_dir"]) == (str(tmp_path), None)
 
 
 def test_a_package_that_is_missing_is_of_the_family_too(monkeypatch):

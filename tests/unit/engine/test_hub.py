@@ -41,7 +41,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("pattern", ["*q4_k_m.gguf", "model-q4_k_m.gguf"])
 @pytest.mark.parametrize("revision", [None, "v1"])
 def test_a_cached_file_needs_no_network(cache, pattern, revision):
-    path = Path(download("owner/repo", pattern, revision=revision, cache_dir=cache))
+    path = Path(download("owner/repo", pattern, revision=revision, hub_cache_dir=cache))
     assert path.name == "model-q4_k_m.gguf"
     assert path.read_text() == "model-q4_k_m.gguf"
 
@@ -55,19 +55,19 @@ def test_the_first_part_brings_the_others(cache, monkeypatch):
         return whole(**arguments)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", recorded)
-    path = download("owner/repo", "big-00001*", additional_files=["README.md"], cache_dir=cache)
+    path = download("owner/repo", "big-00001*", additional_files=["README.md"], hub_cache_dir=cache)
     assert Path(path).name == NAMES[3]
     assert asked[-1] == [NAMES[3], "README.md", NAMES[4], NAMES[5]]
 
 
 def test_a_pattern_has_to_match_one_file(cache):
     with pytest.raises(InvalidRequestError, match=r"matches 2 files in owner/repo: pass one of"):
-        download("owner/repo", "model*", cache_dir=cache)
+        download("owner/repo", "model*", hub_cache_dir=cache)
     with pytest.raises(InvalidRequestError, match=r"matches no file .* model-q8_0\.gguf"):
-        download("owner/repo", "*q5*", cache_dir=cache)
+        download("owner/repo", "*q5*", hub_cache_dir=cache)
 
 
-@pytest.mark.parametrize("where", [{"revision": "v2"}, {"cache_dir": "nowhere"}])
+@pytest.mark.parametrize("where", [{"revision": "v2"}, {"hub_cache_dir": "nowhere"}])
 def test_what_is_not_cached_is_the_hubs_error(cache, tmp_path, where):
     with pytest.raises(huggingface_hub.errors.LocalEntryNotFoundError):
-        download("owner/repo", "*q4*", **{"cache_dir": cache, **where})
+        download("owner/repo", "*q4*", **{"hub_cache_dir": cache, **where})
