@@ -78,6 +78,7 @@ from langgraph_kvfork.convert.tools import AnyTool, chosen_tools, openai_tools
 from langgraph_kvfork.engine.ending import python_in_native_code
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.errors import InvalidRequestError
+from langgraph_kvfork.hooks.branch_arguments import branch_arguments
 from langgraph_kvfork.hooks.place import heartbeat, progress_with_heartbeat, token_listener
 from langgraph_kvfork.hooks.prompt_thread import in_prompt_thread
 from langgraph_kvfork.hooks.runs import run_id_of_call, run_id_of_config
@@ -511,7 +512,7 @@ class ChatKVFork(LocalChatModel):
             prompt, tokens, request, answer = self._prepare(call, engine, messages)
             send_heartbeat, listen, run_id = heartbeat(), token_listener(), run_id_of_call(engine)
             with (
-                watched_order(engine, messages, prompt, shared=request.share_prefix),
+                watched_order(engine, messages, prompt, request),
                 watched_pool(engine, run_id) as watch_pool,
                 engine.generate(tokens, request, timeout=call.timeout, run_id=run_id) as branch,
             ):
@@ -536,7 +537,7 @@ class ChatKVFork(LocalChatModel):
             )
             send_heartbeat, listen, run_id = heartbeat(), token_listener(), run_id_of_call(engine)
             with (
-                watched_order(engine, messages, prompt, shared=request.share_prefix),
+                watched_order(engine, messages, prompt, request),
                 watched_pool(engine, run_id) as watch_pool,
             ):
                 stream = engine.agenerate(tokens, request, timeout=call.timeout, run_id=run_id)
@@ -598,6 +599,8 @@ class ChatKVFork(LocalChatModel):
             ) from error
 
     @langchain_errors()
+        # nobody gets an answer out of another namespace
+        params.update(branch_arguments())
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
         """Return what a call asks for."""
         with python_in_native_code:
@@ -638,7 +641,9 @@ class ChatKVFork(LocalChatModel):
         )
 
     def _request(self, options: dict[str, Any]) -> Request:
-        values = {name: options.get(name, getattr(self, name)) for name in _REQUEST_FIELDS}
+        own = {name: getattr(self, name) for name in _REQUEST_FIELDS}
+        values = {**own, **branch_arguments()}
+        values.update((name, options[name]) for name in own if name in options)
         values["logprobs"] = (options["top_logprobs"] or 0) if options["logprobs"] else None
         return of_sample(Request(**values))
 

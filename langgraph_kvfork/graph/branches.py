@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, Union, cast
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.pregel.protocol import PregelProtocol
 
+from langgraph_kvfork.arguments import Keep, Namespace, checked
+from langgraph_kvfork.chat.model import ChatKVFork
 from langgraph_kvfork.checks import is_c_text, require
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.graph.function import Calls, NodeFunction, as_function
-from langgraph_kvfork.graph.model import answers_first
+from langgraph_kvfork.graph.model import answers_first, find_model
 from langgraph_kvfork.graph.node import refusing_unknown_arguments, state_value
 from langgraph_kvfork.hooks.sample import Sample
 from langgraph_kvfork.order.join import join
@@ -45,10 +47,23 @@ class ForkBranch:
             in LangChain: `llm.bind(...)`, `llm.bind_tools(...)`, `llm.with_structured_output(...)`.
             Tools stand at the beginning of a prompt, so branches share it if they have the same.
             An agent, or another compiled graph, gets the messages as its state's.
+        keep: What the branch leaves for others, as `ChatKVFork.keep` says it, for each call of a
+            `ChatKVFork` in it; None: as the model has it.
+        namespace: With whom it shares prefixes, likewise. It shares the messages of the node with
+            the branches of its own namespace only.
+
+    Both are for all calls of the branch, whatever is wrapped around the model; what is bound to a
+    model, or given to a call, comes on top.
+
+    Raises:
+        InvalidRequestError: An argument is wrong; from the node: `keep` or `namespace` is for
+            another model than a `ChatKVFork`.
     """
 
     messages: BranchMessages
     llm: Runnable[Any, Any] | None = None
+    keep: Keep | None = field(default=None, kw_only=True)
+    namespace: Namespace = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         require(
@@ -70,6 +85,13 @@ class ForkBranch:
             self.llm,
             "pass a ChatKVFork, or None for the node's",
         )
+        checked(ForkBranch, {"keep": self.keep, "namespace": self.namespace})
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the branch says for its calls: those of `keep` and `namespace` that were given."""
+        given = {"keep": self.keep, "namespace": self.namespace}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 BranchSpec: TypeAlias = Union[BranchMessages, ForkBranch]  # noqa: UP007
@@ -89,12 +111,14 @@ class Plan:
         llm: The model that answers.
         messages: The whole prompt; for a graph, its input.
         sample: Which of several answers to one prompt it is; None: of its own.
+        arguments: For all calls of the model in it: `keep` and `namespace`.
     """
 
     name: str
     llm: Runnable[Any, Any]
     messages: Any
     sample: Sample | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_branches(name: str, branches: object) -> Branches:
@@ -149,12 +173,14 @@ def plan_branches(
     for name, spec in _items(branches):
         asked: Any = spec.messages if isinstance(spec, ForkBranch) else spec
         own = spec.llm if isinstance(spec, ForkBranch) else None
+        arguments = spec.arguments if isinstance(spec, ForkBranch) else {}
         answers = llm if own is None else own
         where = f"branches[{name!r}]"
         if (function := as_function(where, asked, "state")) is not None:
             asked = yield function
             if isinstance(asked, Mapping) and is_graph(answers):
-                plans.append(Plan(name, answers, _graph_state(name, asked, shared)))
+                state = _graph_state(name, asked, shared)
+                plans.append(Plan(name, answers, state, arguments=arguments))
                 continue
             if isinstance(asked, PromptValue):
                 asked = asked.to_messages()
@@ -163,8 +189,35 @@ def plan_branches(
                     f"{where} returned {asked!r}: it must return text or messages."
                 )
         ending = to_messages(where, cast("Messages", asked))
-        plans.append(Plan(name, answers, _input(name, answers, join(shared, ending))))
+        prompt = _input(name, answers, join(shared, ending))
+        plans.append(Plan(name, answers, prompt, arguments=arguments))
     return plans
+
+
+def check_arguments(plans: Sequence[Plan], config: RunnableConfig) -> None:
+    """Refuse branches whose arguments are for a model that does not know them.
+
+    What is in a graph or a function is not seen, and may be a `ChatKVFork`.
+
+    Args:
+        plans: The branches.
+        config: The node's, by which configurable models are chosen.
+
+    Raises:
+        InvalidRequestError: Another chat model than a `ChatKVFork` answers one of them.
+    """
+    for plan in plans:
+        if not plan.arguments:
+            continue
+        found = find_model(plan.llm, BaseLanguageModel, config)  # type: ignore[type-abstract]
+        for name, value in plan.arguments.items():
+            require(
+                found is None or isinstance(found.model, ChatKVFork),
+                f"branches[{plan.name!r}].{name}",
+                value,
+                f"its model is a {type(found.model).__name__ if found else None}, which keeps "
+                "nothing, so leave it out, or pass a ChatKVFork",
+            )
 
 
 def plan_samples(n: int, shared: list[BaseMessage], llm: Runnable[Any, Any]) -> list[Plan]:

@@ -38,6 +38,7 @@ from langgraph_kvfork.branches.cancel_scope import CancelScope, cancel_scope
 from langgraph_kvfork.errors import BranchCancelledError, InvalidRequestError
 from langgraph_kvfork.graph.branches import Plan
 from langgraph_kvfork.graph.function import NodeFunction
+from langgraph_kvfork.hooks.branch_arguments import calling_with
 from langgraph_kvfork.hooks.place import (
     BRANCH,
     FAN_OUT,
@@ -272,6 +273,7 @@ class FanOut:
         with (
             listening_to_tokens(listener),
             sampling(plan.sample),
+            calling_with(plan.arguments),
             set_config_context(config) as context,
         ):
             yield context

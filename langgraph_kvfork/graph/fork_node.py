@@ -20,6 +20,7 @@ from langgraph_kvfork.graph.branches import (
     BranchSource,
     Plan,
     branches_of_state,
+    check_arguments,
     check_branches,
     functions_of,
     plan_branches,
@@ -212,6 +213,7 @@ class ForkNode(Runnable[Any, Any]):
         run_manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun,
         arguments: Mapping[str, Any],
     ) -> FanOut:
+        check_arguments(plans, config)
         return FanOut(
             plans,
             config,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables.config import ensure_config
 
+from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.hooks.place import graph_runtime, node_path
 from langgraph_kvfork.warning import warn
@@ -41,6 +42,7 @@ class _Call:
         engine: The engine that computes it.
         run: What all calls of a graph's run have in common; None outside, and with releases of
             LangGraph that have nothing of the kind.
+        namespace: With whom it shares prefixes.
         node: The graph's node; "" outside.
         messages: The prompt, as messages.
         prompt: The prompt.
@@ -48,9 +50,17 @@ class _Call:
 
     engine: Engine
     run: object | None
+    namespace: str | None
     node: str
     messages: Sequence[BaseMessage]
     prompt: str
+
+    def may_share_with(self, other: _Call) -> bool:
+        return (
+            self.engine is other.engine
+            and self.run is other.run
+            and self.namespace == other.namespace
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +89,7 @@ _warned: dict[object, object] = {}
 
 @contextlib.contextmanager
 def watched_order(
-    engine: Engine, messages: Sequence[BaseMessage], prompt: str, *, shared: bool
+    engine: Engine, messages: Sequence[BaseMessage], prompt: str, request: Request
 ) -> Iterator[None]:
     """Compare a prompt with those of the calls beside which it runs, until the block ends.
 
@@ -91,14 +101,15 @@ def watched_order(
         engine: The engine that computes it.
         messages: The prompt, as messages.
         prompt: The prompt.
-        shared: Whether the call takes part in sharing at all.
+        request: The call: whether it takes part in sharing at all, and with whom.
     """
-    if not shared or len(prompt) < _LEAST:
+    if not request.share_prefix or len(prompt) < _LEAST:
         yield
         return
     run = getattr(graph_runtime(), "control", None)
-    call = _Call(engine, run, node_path(ensure_config().get("metadata", {})), messages, prompt)
-    siblings = [c for c in list(_running) if c.engine is engine and c.run is run]
+    node = node_path(ensure_config().get("metadata", {}))
+    call = _Call(engine, run, request.namespace, node, messages, prompt)
+    siblings = [c for c in list(_running) if c.may_share_with(call)]
     _running[call] = None
     try:
         if call.node not in _warned:

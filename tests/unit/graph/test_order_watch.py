@@ -8,7 +8,8 @@ import warnings
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from langgraph_kvfork import InvalidRequestError, arrange
+from langgraph_kvfork import InvalidRequestError, MessageOrderWarning, arrange
+from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.order import watch
 from langgraph_kvfork.order.watch import (
     _Call,
@@ -24,7 +25,7 @@ OTHER = " ".join(f"In the year {i} it rained." for i in range(100))
 
 def call_with(*messages):
     prompt = "".join(f"<{m.type}>{m.text}</>" for m in messages)
-    return _Call(engine=None, run=None, node="", messages=messages, prompt=prompt)
+    return _Call(engine=None, run=None, namespace=None, node="", messages=messages, prompt=prompt)
 
 
 def lawyer(text=TEXT):
@@ -58,7 +59,7 @@ def test_it_is_the_other_ones_message_if_nothing_of_ours_is_in_front():
 
 
 def test_a_message_that_the_template_puts_otherwise_is_passed_over():
-    odd = _Call(None, None, "", [AIMessage("unseen"), *lawyer().messages], lawyer().prompt)
+    odd = _Call(None, None, None, "", [AIMessage("unseen"), *lawyer().messages], lawyer().prompt)
     assert _duplicate_of(odd, editor()).message.text == "You are a lawyer."
 
 
@@ -151,9 +152,12 @@ def test_what_is_no_text_is_refused(arguments, message):
         arrange(*arguments)
 
 
-def prompts_of(engine, begin):
+def prompts_of(engine, begin, namespace=None):
     message = SystemMessage(begin)
-    return watched_order(engine, [message, HumanMessage(TEXT)], f"<{begin}><{TEXT}>", shared=True)
+    prompt = f"<{begin}><{TEXT}>"
+    return watched_order(
+        engine, [message, HumanMessage(TEXT)], prompt, Request(namespace=namespace)
+    )
 
 
 class Words:
@@ -161,6 +165,20 @@ class Words:
 
     def tokenize(self, text, **kwargs):
         return text.split()
+
+
+@pytest.mark.parametrize("namespaces", [("a", "b"), ("a", None)])
+def test_branches_that_may_not_share_are_left_alone(monkeypatch, namespaces):
+    monkeypatch.setattr(watch, "_warned", type(watch._warned)())
+    engine = Words()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        a, b = namespaces
+        with prompts_of(engine, "You are an editor.", a), prompts_of(engine, "A lawyer.", b):
+            pass
+    with prompts_of(engine, "You are an editor.", "a"), pytest.warns(MessageOrderWarning):
+        prompts_of(engine, "You are a lawyer.", "a").__enter__()
+    watch._running.clear()
 
 
 def test_a_stream_that_is_collected_at_any_line_is_waited_for_by_nobody(monkeypatch):
