@@ -198,10 +198,14 @@ void Engine::save() {
         auto waiting = done->get_future();
         post({ [done](Scheduler & scheduler, std::vector<Event> &) { done->set_value(scheduler.is_saving()); } });
         done.reset();
-        is_saving = waiting.get();
-        if (is_saving) { // a slice a step, as at any time
-            std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        }
+        return waiting.get();
+    };
+    store->try_again();
+    const uint64_t n_refused = store->n_refused();
+    // what others leave meanwhile is not waited for
+    const uint64_t n_added = ask([](Scheduler & scheduler) { return scheduler.save_all(); });
+    while (ask([n_added](Scheduler & scheduler) { return scheduler.has_saved(n_added); }) == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2)); // a slice a step, as at any time
     }
     if (!store->finish()) {
         throw Error(KVF_ERROR_INTERNAL, "the store's disk does not answer");
@@ -211,6 +215,17 @@ void Engine::save() {
 std::string Engine::take_store_fault() {
     const std::shared_ptr<Store> store = this->store();
     return store ? store->take_fault() : "";
+    if (store->n_refused() != n_refused) {
+        throw Error(KVF_ERROR_INTERNAL, "the store has not taken all of it: " + store->last_refusal());
+    }
+}
+
+std::string Engine::stored(const std::string & name_space, const std::vector<llama_token> & tokens) const {
+    const std::shared_ptr<Store> store = this->store();
+    if (!store) {
+        throw Error(KVF_ERROR_INVALID, "the engine has no store to look into: give cache_dir");
+    }
+    return store->stored(name_space, tokens);
 }
 
 void Engine::set_lora(llama_adapter_lora * lora, float scale) {

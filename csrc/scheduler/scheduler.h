@@ -75,6 +75,10 @@ class Scheduler {
     // not all of the snapshots is in the store that ought to be
     bool is_saving() const { return saves_ && !saves_->empty(); }
 
+    // Hands to the store what is kept, also what it has refused before. Returns the number of the last snapshot to be copied.
+    uint64_t save_all();
+    bool     has_saved(uint64_t n_added) const { return !saves_ || saves_->are_done(n_added); }
+
     // the last thing: all that is left of snapshots goes to the store, as far as its disk takes it
     void close_store();
 

@@ -19,9 +19,19 @@ void Scheduler::open_store(std::shared_ptr<Store> store) {
     store_    = std::move(store);
     saves_    = std::move(saves);
     restores_ = std::make_unique<Restores>(ctx_, *store_);
-    for (const llama_seq_id seq : snapshots_.all()) {
-        save(seq, 0, 0);
+    save_all();
+}
+
+uint64_t Scheduler::save_all() {
+    if (!saves_) {
+        return 0;
     }
+    for (const llama_seq_id seq : snapshots_.all()) {
+        if (!saves_->has(seq)) {
+            save(seq, 0, 0);
+        }
+    }
+    return saves_->n_added();
 }
 
 void Scheduler::close_store() {

@@ -43,6 +43,7 @@ void Saves::add(llama_seq_id             seq,
     if (save.segments.empty()) {
         return;
     }
+    save.number     = ++n_added_;
     save.tokens     = std::move(tokens);
     save.name_space = name_space;
     saves_.push_back(std::move(save));
@@ -51,6 +52,10 @@ void Saves::add(llama_seq_id             seq,
 void Saves::forget(llama_seq_id seq) {
     saves_.erase(std::remove_if(saves_.begin(), saves_.end(), [&](const Save & save) { return save.seq == seq; }),
                  saves_.end());
+}
+
+bool Saves::has(llama_seq_id seq) const {
+    return std::any_of(saves_.begin(), saves_.end(), [&](const Save & save) { return save.seq == seq; });
 }
 
 bool Saves::can_go_on() const {

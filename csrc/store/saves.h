@@ -37,6 +37,12 @@ class Saves {
 
     bool empty() const { return saves_.empty(); }
 
+    bool has(llama_seq_id seq) const;
+
+    // Snapshots are numbered as they are added. All up to a number have been copied, or have gone.
+    uint64_t n_added() const { return n_added_; }
+    bool     are_done(uint64_t n_added) const { return saves_.empty() || saves_.front().number > n_added; }
+
     // There is something to copy, and the store takes it.
     bool can_go_on() const;
 
@@ -52,6 +58,7 @@ class Saves {
     static constexpr size_t N_SLICE = 64;
 
     struct Save {
+        uint64_t                 number;
         llama_seq_id             seq;
         std::vector<llama_token> tokens;
         std::string              name_space;
@@ -67,7 +74,8 @@ class Saves {
     Store &          store_;
     bool             whole_;
     std::string      why_not_;
-    std::deque<Save> saves_;
+    std::deque<Save> saves_; // by number
+    uint64_t         n_added_ = 0;
 };
 
 } // namespace kvf

@@ -42,6 +42,7 @@ struct Store::State {
     steady_clock::time_point     paused_until; // the writer's
 
     // the engine's side
+    std::string                  why_paused;
     mutable std::mutex         mutex;
     std::condition_variable    news;
     uint64_t                   n_news       = 0; // numbers lookups and writes, too
@@ -53,6 +54,8 @@ struct Store::State {
     std::set<std::string>      told; // kinds of faults
 
     void tell(const std::string & kind, const std::string & text) {
+    uint64_t                   n_refused = 0;
+    std::string                last_refusal;
         const std::lock_guard<std::mutex> lock(mutex);
         if (told.insert(kind).second) {
             fault += (fault.empty() ? "" : " ") + text;
@@ -100,19 +103,19 @@ struct Store::State {
             return shelf.covers(segment);
         });
         if (segment.parent != Digest{} && before.empty()) {
-            return false; // its parent is gone, so it would never be found
+            return "what comes before it is not there"; // so it would never be found
         }
         const int64_t now = Folder::now();
         for (const std::string & path : before) {
             Folder::touch(path, now);
         }
         if (is_there) {
-            return true;
+            return "";
         }
         if (!in.write(segment, payload, params.max_bytes, { before.begin(), before.end() })) {
             tell("room", "The store has no room for a prompt: it may have " + std::to_string(params.max_bytes) +
                              " bytes. Raise cache_size to keep prompts of that length.");
-            return false;
+            return "it has no room, with cache_size = " + std::to_string(params.max_bytes);
         }
         with_shelf(name_space, [&](Shelf & shelf) {
             shelf.add(segment);
@@ -125,7 +128,7 @@ struct Store::State {
         });
         const std::lock_guard<std::mutex> lock(mutex);
         n_bytes_written += file_size(segment, payload.size);
-        return true;
+        return "";
     }
 
     std::string description(const std::string & name_space) const {
@@ -304,19 +307,20 @@ void Store::write(const std::string & name_space, Segment segment, Payload paylo
     // std::function wants to copy what it holds
     auto kept = std::make_shared<std::pair<Segment, Payload>>(std::move(segment), std::move(payload));
     writer_.post([state = state_, name_space, name, kept] {
-        bool is_there = false;
+        std::string why_not = state->why_paused;
         if (steady_clock::now() >= state->paused_until) {
             try {
-                is_there = state->put(name_space, kept->first, kept->second);
+                why_not = state->put(name_space, kept->first, kept->second);
             } catch (const std::exception & e) {
-                state->paused_until = steady_clock::now() + PAUSE;
+                why_not = state->why_paused = e.what();
+                state->paused_until         = steady_clock::now() + PAUSE;
                 state->tell_refusal("write", "written", e.what());
             }
         }
         const std::lock_guard<std::mutex> lock(state->mutex);
         ++state->n_news;
         state->n_bytes_queued -= kept->second.size;
-        if (is_there) {
+        if (why_not.empty()) {
             state->handed[name] = state->n_news;
         } else {
             state->handed.erase(name);
@@ -335,6 +339,8 @@ bool Store::finish() {
 
 void Store::wait(std::chrono::milliseconds limit) {
     std::unique_lock<std::mutex> lock(state_->mutex);
+            ++state->n_refused;
+            state->last_refusal = why_not;
     state_->news.wait_for(lock, limit, [&] { return state_->n_news != state_->n_waited_for; });
     state_->n_waited_for = state_->n_news;
 }
@@ -348,6 +354,20 @@ std::string Store::take_fault() {
 
 void Store::is_slow() {
     state_->tell("slow", "The store at " + state_->params.path +
+void Store::try_again() {
+    writer_.post([state = state_] { state->paused_until = {}; });
+}
+
+uint64_t Store::n_refused() const {
+    const std::lock_guard<std::mutex> lock(state_->mutex);
+    return state_->n_refused;
+}
+
+std::string Store::last_refusal() const {
+    const std::lock_guard<std::mutex> lock(state_->mutex);
+    return state_->last_refusal;
+}
+
                              " does not answer in time: what it has is computed. Use a faster disk for cache_dir.");
 }
 

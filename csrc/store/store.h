@@ -99,6 +99,13 @@ class Store {
     // waits until something has been found, read or written, but no longer than this
     void wait(std::chrono::milliseconds limit);
 
+    // a disk that has refused is tried at once, and not after a while
+    void try_again();
+
+    // segments that were handed over and are not there, and why the last of them is not
+    uint64_t    n_refused() const;
+    std::string last_refusal() const;
+
     // what went wrong since the last call, for people; "" if nothing did
     std::string take_fault();
 

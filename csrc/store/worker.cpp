@@ -14,10 +14,10 @@ struct Worker::State {
     std::mutex                        mutex;
     std::condition_variable           changed;
     std::deque<std::function<void()>> todo;
-    uint64_t                          n_done  = 0;
-    bool                              busy    = false;
-    bool                              ending  = false;
-    bool                              running = true;
+    uint64_t                          n_posted = 0;
+    uint64_t                          n_done   = 0;
+    bool                              ending   = false;
+    bool                              running  = true;
 };
 
 Worker::Worker() : state_(std::make_shared<State>()) {
@@ -46,20 +46,20 @@ Worker::~Worker() {
 void Worker::post(std::function<void()> work) {
     const std::lock_guard<std::mutex> lock(state_->mutex);
     state_->todo.push_back(std::move(work));
+    ++state_->n_posted;
     state_->changed.notify_all();
 }
 
 bool Worker::finish(std::chrono::milliseconds patience) {
     std::unique_lock<std::mutex> lock(state_->mutex);
-    for (;;) {
-        if (state_->todo.empty() && !state_->busy) {
-            return true;
-        }
+    const uint64_t               n_posted = state_->n_posted;
+    while (state_->n_done < n_posted) {
         const uint64_t n_done = state_->n_done;
         if (!state_->changed.wait_for(lock, patience, [&] { return state_->n_done != n_done; })) {
             return false;
         }
     }
+    return true;
 }
 
 void Worker::run(State & state) {
@@ -72,12 +72,10 @@ void Worker::run(State & state) {
         {
             const std::function<void()> work = std::move(state.todo.front());
             state.todo.pop_front();
-            state.busy = true;
             lock.unlock();
             work();
         }
         lock.lock();
-        state.busy = false;
         ++state.n_done;
         state.changed.notify_all();
     }

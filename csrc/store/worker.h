@@ -18,7 +18,7 @@ class Worker {
     // What is done must not throw, and must outlive everything else that it needs.
     void post(std::function<void()> work);
 
-    // Waits until all is done that was posted; false if nothing came to its end for so long.
+    // Waits until all is done that was posted until now; false if nothing came to its end for so long.
     bool finish(std::chrono::milliseconds patience);
 
   private:

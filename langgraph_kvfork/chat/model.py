@@ -10,10 +10,9 @@ one another: what they share is found by their tokens, in the engine.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -64,6 +63,7 @@ from langgraph_kvfork.chat.other_names import OTHER_NAMES
 from langgraph_kvfork.chat.profile import model_profile
 from langgraph_kvfork.chat.refusals import in_our_words, refusal, refusals
 from langgraph_kvfork.chat.sample import of_sample
+from langgraph_kvfork.chat.saved_prefix import check_save, save_prefix
 from langgraph_kvfork.chat.small_pool import watched_pool
 from langgraph_kvfork.chat.structured_output import (
     Schema,
@@ -80,7 +80,7 @@ from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.hooks.branch_arguments import branch_arguments
 from langgraph_kvfork.hooks.place import heartbeat, progress_with_heartbeat, token_listener
-from langgraph_kvfork.hooks.prompt_thread import in_prompt_thread
+from langgraph_kvfork.hooks.prompt_thread import in_own_thread, in_prompt_thread
 from langgraph_kvfork.hooks.runs import run_id_of_call, run_id_of_config
 from langgraph_kvfork.hooks.sample import current_sample
 from langgraph_kvfork.order.watch import watched_order
@@ -373,6 +373,7 @@ class ChatKVFork(LocalChatModel):
         messages: LanguageModelInput,
         *,
         on_progress: Callable[[PrefillProgress], None] | None = None,
+        save: bool = False,
         **kwargs: Any,
     ) -> Usage:
         """Compute messages ahead, so that later prompts that begin with them only fork.
@@ -383,6 +384,8 @@ class ChatKVFork(LocalChatModel):
             messages: What later prompts begin with.
             on_progress: Called after each chunk, and now and then while others are computed; in the
                 calling thread.
+            save: Return when the store has it too, as `Engine.save` does; needs `cache_dir`. What
+                the disk refuses is a `StoreWarning`, since answers do not depend on it.
             **kwargs: Arguments of those calls; tools above all, which are a part of the prompt.
 
         Returns:
@@ -391,17 +394,18 @@ class ChatKVFork(LocalChatModel):
         Raises:
             KVForkError: As a call of the model.
         """
-        return self._prefill(messages, ensure_config(), on_progress, kwargs)
+        return self._prefill(messages, ensure_config(), on_progress, kwargs, save=save)
 
     async def aprefill(
         self,
         messages: LanguageModelInput,
         *,
         on_progress: Callable[[PrefillProgress], None] | None = None,
+        save: bool = False,
         **kwargs: Any,
     ) -> Usage:
         """As `prefill`, without blocking the event loop."""
-        return await self._aprefill(messages, ensure_config(), on_progress, kwargs)
+        return await self._aprefill(messages, ensure_config(), on_progress, kwargs, save=save)
 
     @langchain_errors()
     def _prefill(
@@ -410,18 +414,24 @@ class ChatKVFork(LocalChatModel):
         config: RunnableConfig,
         on_progress: Callable[[PrefillProgress], None] | None,
         kwargs: dict[str, Any],
+        *,
+        save: bool,
     ) -> Usage:
-        if not self.share_prefix:
-            return _NOT_COMPUTED
         call = self._call(None, kwargs)
+        check_save(save, call.request, self._engine_params)
+        if not call.request.share_prefix:
+            return _NOT_COMPUTED
         with self._engine_in_use() as engine:
-            return engine.prefill(
+            usage = engine.prefill(
                 call.render(engine, self._messages(messages), prefix=True),
                 on_progress=progress_with_heartbeat(on_progress),
                 timeout=call.timeout,
                 run_id=run_id_of_config(engine, config),
                 namespace=call.request.namespace,
             )
+            if save:
+                save_prefix(engine)
+            return usage
 
     async def _aprefill(
         self,
@@ -429,22 +439,34 @@ class ChatKVFork(LocalChatModel):
         config: RunnableConfig,
         on_progress: Callable[[PrefillProgress], None] | None,
         kwargs: dict[str, Any],
+        *,
+        save: bool,
     ) -> Usage:
-        if not self.share_prefix:
-            return _NOT_COMPUTED
         call = self._call(None, kwargs)
+        with langchain_errors():
+            check = partial(check_save, save, call.request, self._engine_params)
+            await in_prompt_thread(check)
+        if not call.request.share_prefix:
+            return _NOT_COMPUTED
         converted = self._messages(messages)
         async with self._aengine_in_use() as engine:
             tokens = await in_prompt_thread(
                 lambda: engine.tokenize(call.render(engine, converted, prefix=True))
             )
-            return await engine.aprefill(
+            usage = await engine.aprefill(
                 tokens,
                 on_progress=progress_with_heartbeat(on_progress),
                 timeout=call.timeout,
                 run_id=run_id_of_config(engine, config),
                 namespace=call.request.namespace,
             )
+            if save:
+                await in_own_thread(lambda: save_prefix(engine))
+            return usage
+
+    @langchain_errors()
+    def _check_save(self, kwargs: dict[str, Any]) -> None:
+        check_save(True, self._call(None, kwargs).request, self._engine_params)
 
     @langchain_errors()
     def get_token_ids(self, text: str) -> list[int]:
@@ -577,6 +599,8 @@ class ChatKVFork(LocalChatModel):
         params = {name: getattr(self, name) for name in names}
         if (sample := current_sample()).count > 1:
             params["sample"] = sample.number
+        # nobody gets an answer out of another namespace
+        params.update(branch_arguments())
         # LangChain overwrites "stop" with the call's
         return {"model_name": self._model_name, **params, "stop_sequences": self.stop}
 
@@ -599,8 +623,6 @@ class ChatKVFork(LocalChatModel):
             ) from error
 
     @langchain_errors()
-        # nobody gets an answer out of another namespace
-        params.update(branch_arguments())
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
         """Return what a call asks for."""
         with python_in_native_code:

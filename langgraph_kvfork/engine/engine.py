@@ -41,7 +41,7 @@ from langgraph_kvfork.engine.model_file import in_words, llama_log
 from langgraph_kvfork.engine.params import EngineParams, context_key, weights_key
 from langgraph_kvfork.engine.registry import Registry
 from langgraph_kvfork.engine.stats import EngineStats, MemoryPart
-from langgraph_kvfork.engine.store import Store
+from langgraph_kvfork.engine.store import NO_STORE, Store
 from langgraph_kvfork.engine.vocabulary import token_bytes, tokenize
 from langgraph_kvfork.engine.weights import Weights
 from langgraph_kvfork.errors import (
@@ -454,21 +454,17 @@ class Engine:
         """Write to the store what is kept for later forks. Returns when it is on the disk.
 
         It is written anyway, beside everything else: this is for those who have to know that it is.
+        Prompts of fewer than 64 tokens are not written, since they are computed about as fast.
 
         Raises:
             InvalidRequestError: The engine has no store: `cache_dir` names none.
             EngineClosedError: The engine is closed.
-            GenerationError: The disk does not answer.
+            GenerationError: The store cannot be used, or has not taken all of it.
         """
-        with self._use() as handle:
-            if self._store is not None:
-                self._store.wait()
-            saved = self._native.kvf.kvf_engine_save(handle)
-            error = None if saved else last_error(self._native)
-            if self._store is not None:
-                self._store.warn()
-            if error is not None:
-                raise error
+        with self._use():
+            if self._store is None:
+                raise InvalidRequestError(NO_STORE)
+            self._store.save()
 
     @property
     def closed(self) -> bool:

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from langgraph_kvfork.engine.params import EngineParams
-from langgraph_kvfork.errors import StoreWarning
+from langgraph_kvfork.errors import GenerationError, StoreWarning
 from langgraph_kvfork.native.abi import Native, last_error, take_string
 from langgraph_kvfork.warning import warn
 
 _PIECE = 1 << 20
+NO_STORE = "There is no store to save to: pass cache_dir to the model, or set KVFORK_CACHE_DIR."
+
 _RACY_S = 2.0
 """Seconds within which a file may be changed again without its times showing it."""
 
@@ -45,6 +47,7 @@ class Store:
         self._n_gpu_layers = n_gpu_layers
         self._refused: str | None = None
         self._thread = threading.Thread(target=self._open, name="kvfork store", daemon=True)
+        self._told = False
         self._thread.start()
 
     def wait(self) -> None:
@@ -53,12 +56,41 @@ class Store:
 
     def warn(self) -> None:
         """Warn of what has gone wrong since the last call."""
-        refused, self._refused = self._refused, None
+        refused = None if self._told else self._refused
+        self._told = self._told or refused is not None
         for text in (refused, self._fault()):
             if text:
                 warn(text, StoreWarning)
 
     def _fault(self) -> str | None:
+    def save(self) -> None:
+        """Write what the engine keeps, and wait until it is on the disk.
+
+        Raises:
+            GenerationError: The store cannot be used, or has not taken all of it.
+            EngineClosedError: The engine is closed.
+        """
+        self.wait()
+        if self._refused is not None:
+            raise GenerationError(self._refused)
+        if not self._native.kvf.kvf_engine_save(self._handle):
+            raise last_error(self._native)
+
+    def stored(self, tokens: Sequence[int], namespace: str | None) -> dict[str, Any]:
+        """Return what of a prompt is there: what `kvf_engine_stored` tells.
+
+        Raises:
+            GenerationError: The store cannot be used.
+        """
+        self.wait()
+        if self._refused is not None:
+            raise GenerationError(self._refused)
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        name = None if namespace is None else namespace.encode()
+        told = self._native.kvf.kvf_engine_stored(self._handle, name, array, len(tokens))
+        found: dict[str, Any] = json.loads(take_string(self._native, told))
+        return found
+
         kvf = self._native.kvf
         address = kvf.kvf_engine_store_fault(self._handle)
         return take_string(self._native, address).decode(errors="replace") if address else None

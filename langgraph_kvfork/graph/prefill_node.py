@@ -37,6 +37,7 @@ from langgraph_kvfork.graph.function import NodeFunction, as_function
 from langgraph_kvfork.graph.model import Found, as_one, find_model
 from langgraph_kvfork.graph.node import check_key, refusing_unknown_arguments, state_value
 from langgraph_kvfork.hooks.place import stream_item, stream_writer
+from langgraph_kvfork.hooks.prompt_thread import in_prompt_thread
 from langgraph_kvfork.order.join import join
 from langgraph_kvfork.order.prompt import Messages, is_messages, to_messages
 
@@ -84,6 +85,9 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         wait: Go on when it is done. False: go on at once, and it is computed beside what the graph
             does next (tools, retrieval, a human); calls that need it wait for it in the engine. It
             writes no progress then, and an error is logged, not raised: later calls have it too.
+        save: Put what is computed into the model's store (`cache_dir`) before it is done, so that
+            other processes have it from then on; it gets there anyway, some time after. What the
+            disk refuses is a `StoreWarning`. Without a store, a run refuses it.
 
     Raises:
         InvalidRequestError: An argument is wrong; from `invoke`: the state has no such key, or the
@@ -97,6 +101,7 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         *,
         messages_key: str = "messages",
         wait: bool = True,
+        save: bool = False,
     ) -> None:
         self._asked = llm
         self.llm = _found(llm).model
@@ -104,6 +109,8 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         self._added = _added(messages)
         self.wait = wait
         require(isinstance(wait, bool), "wait", wait, "pass True or False")
+        self.save = save
+        require(isinstance(save, bool), "save", save, "pass True or False")
         self.messages_key = messages_key
         check_key("messages_key", messages_key)
 
@@ -140,10 +147,12 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         if (prompt := as_one(found.before)) is not None:
             messages = prompt.invoke(messages, inner)
         if self.wait:
-            event = _compute(found, messages, config, _progress_writer(config))
+            event = _compute(found, messages, config, _progress_writer(config), save=self.save)
             _prefilled.invoke(event, config)
         else:
-            _start(found, messages, config)
+            if self.save:
+                found.model._check_save(found.kwargs)
+            _start(found, messages, config, save=self.save)
         return {}
 
     async def _aprefill(
@@ -158,10 +167,13 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
         if (prompt := as_one(found.before)) is not None:
             messages = await prompt.ainvoke(messages, inner)
         if not self.wait:
-            _start(found, messages, config)
+            if self.save:
+                await in_prompt_thread(lambda: found.model._check_save(found.kwargs))
+            _start(found, messages, config, save=self.save)
             return {}
         progress = _progress_writer(config)
-        usage = await found.model._aprefill(messages, config, progress, found.kwargs)
+        kwargs = found.kwargs
+        usage = await found.model._aprefill(messages, config, progress, kwargs, save=self.save)
         event = _event(found, usage)
         await adispatch_custom_event(PREFILL_EVENT, event, config=config)
         await _prefilled.ainvoke(event, config)
@@ -184,19 +196,21 @@ def _compute(
     messages: Any,
     config: RunnableConfig,
     on_progress: Callable[[PrefillProgress], None] | None,
+    *,
+    save: bool,
 ) -> dict[str, Any]:
-    usage = found.model._prefill(messages, config, on_progress, found.kwargs)
+    usage = found.model._prefill(messages, config, on_progress, found.kwargs, save=save)
     event = _event(found, usage)
     dispatch_custom_event(PREFILL_EVENT, event, config=config)
     return event
 
 
-def _start(found: Found[ChatKVFork], messages: Any, config: RunnableConfig) -> None:
+def _start(found: Found[ChatKVFork], messages: Any, config: RunnableConfig, *, save: bool) -> None:
     """Compute in a thread of its own: a task would end with its event loop."""
 
     def compute() -> None:
         try:
-            _compute(found, messages, config, None)
+            _compute(found, messages, config, None, save=save)
         except KVForkError as error:
             _log.warning("What PrefillNode started ahead has failed: %s", error)
 

@@ -1,10 +1,11 @@
-"""The thread for work that would block an event loop: looking at files, tokenizing prompts."""
+"""Threads for work that would block an event loop: files, tokenizing prompts, slow disks."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from langgraph_kvfork.engine.registry import result_of
@@ -32,6 +33,21 @@ async def in_prompt_thread(function: Callable[[], _Result]) -> _Result:
         return await result_of(future)
     finally:
         future.cancel()  # if it has not begun, nobody wants it any more
+
+
+async def in_own_thread(function: Callable[[], _Result]) -> _Result:
+    """As `in_prompt_thread`, for what may take so long that prompts should not wait for it."""
+    future: Future[_Result] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits for it
+            future.set_exception(error)
+
+    # a daemon: the process may end while a disk does not answer
+    threading.Thread(target=call, name="kvfork store", daemon=True).start()
+    return await result_of(future)
 
 
 def _after_fork_in_child() -> None:

@@ -213,12 +213,12 @@ def prefilled(monkeypatch):
     """What a `PrefillNode` prefills, and with which arguments."""
     seen = []
 
-    def prefill(self, messages, config, on_progress, kwargs):
+    def prefill(self, messages, config, on_progress, kwargs, *, save):
         seen.append((self._messages(messages), kwargs))
         raise AskedError
 
-    async def aprefill(*args):
-        prefill(*args)
+    async def aprefill(*args, **kwargs):
+        prefill(*args, **kwargs)
 
     monkeypatch.setattr(ChatKVFork, "_prefill", prefill)
     monkeypatch.setattr(ChatKVFork, "_aprefill", aprefill)
