@@ -21,6 +21,7 @@ def make_llm(job: Job, **options: Any) -> ChatKVFork:
         "temperature": 0,
         "max_tokens": job.generate,
         "ignore_eos": True,
+        "cache_dir": "",  # but where the store is what is measured
     }
     llm = ChatKVFork(**{**arguments, **CONTESTANTS[job.contestant].options, **options})
     llm.invoke("Hello", max_tokens=1)  # brings the weights into memory

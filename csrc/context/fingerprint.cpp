@@ -28,22 +28,35 @@ bool is_longer_than_trained(llama_context * ctx, const llama_context_params & pa
     return static_cast<long>(llama_n_ctx_seq(ctx)) > n_trained;
 }
 
+// other builds and other kernels round otherwise
+void add_build(nlohmann::ordered_json & out) {
+    out["llama.cpp"] = llama_commit();
+    out["patches"]   = KVFORK_PATCHES;
+    out["system"]    = llama_print_system_info();
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        out["devices"].push_back(ggml_backend_dev_description(ggml_backend_dev_get(i)));
+    }
+}
+
+std::string text_of(const nlohmann::ordered_json & out) {
+    return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
 } // namespace
+
+std::string build_fingerprint() {
+    nlohmann::ordered_json out;
+    add_build(out);
+    return text_of(out);
+}
 
 std::string fingerprint(llama_context *              ctx,
                         const llama_context_params & params,
                         bool                         batch_invariant,
                         const std::string &          weights) {
     nlohmann::ordered_json out;
-    out["weights"]   = weights;
-    out["llama.cpp"] = llama_commit();
-    out["patches"]   = KVFORK_PATCHES;
-
-    // other kernels round otherwise
-    out["system"] = llama_print_system_info();
-    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-        out["devices"].push_back(ggml_backend_dev_description(ggml_backend_dev_get(i)));
-    }
+    out["weights"] = weights;
+    add_build(out);
     out["batch_invariant"] = batch_invariant;
 
     const llama_memory_t memory = llama_get_memory(ctx);
@@ -67,7 +80,7 @@ std::string fingerprint(llama_context *              ctx,
     out["yarn_beta_slow"]       = params.yarn_beta_slow;
     out["yarn_orig_ctx"]        = params.yarn_orig_ctx;
     out["longer_than_trained"]  = is_longer_than_trained(ctx, params);
-    return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    return text_of(out);
 }
 
 } // namespace kvf

@@ -14,4 +14,7 @@ std::string fingerprint(llama_context *              ctx,
                         bool                         batch_invariant,
                         const std::string &          weights);
 
+// The part of it that is the same for all contexts of this build on a machine like this one.
+std::string build_fingerprint();
+
 } // namespace kvf

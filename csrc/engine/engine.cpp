@@ -157,7 +157,10 @@ void Engine::clear() {
     waiting.get();
 }
 
-void Engine::open_store(const std::string & path, uint64_t max_bytes, const std::string & weights) {
+void Engine::open_store(const std::string & path,
+                        uint64_t            max_bytes,
+                        const std::string & weights,
+                        const std::string & name) {
     if (path.empty()) {
         throw Error(KVF_ERROR_INVALID, "path: is empty; name a folder");
     }
@@ -169,7 +172,7 @@ void Engine::open_store(const std::string & path, uint64_t max_bytes, const std:
             params.path        = path;
             params.max_bytes   = max_bytes;
             params.description = fingerprint(ctx_.get(), params_, batch_invariant_, weights);
-            params.fingerprint = Sha256().add(params.description).digest();
+            params.name        = name;
             auto store         = std::make_shared<Store>(std::move(params));
             scheduler.open_store(store);
             const std::lock_guard<std::mutex> lock(store_mutex_);
@@ -193,10 +196,12 @@ void Engine::save() {
     if (!store) {
         throw Error(KVF_ERROR_INVALID, "the engine has no store to save to: give cache_dir");
     }
-    for (bool is_saving = true; is_saving;) {
-        auto done    = std::make_shared<std::promise<bool>>();
+    const auto ask = [&](std::function<uint64_t(Scheduler &)> question) {
+        auto done    = std::make_shared<std::promise<uint64_t>>();
         auto waiting = done->get_future();
-        post({ [done](Scheduler & scheduler, std::vector<Event> &) { done->set_value(scheduler.is_saving()); } });
+        post({ [done, question](Scheduler & scheduler, std::vector<Event> &) {
+            done->set_value(question(scheduler));
+        } });
         done.reset();
         return waiting.get();
     };
@@ -210,11 +215,6 @@ void Engine::save() {
     if (!store->finish()) {
         throw Error(KVF_ERROR_INTERNAL, "the store's disk does not answer");
     }
-}
-
-std::string Engine::take_store_fault() {
-    const std::shared_ptr<Store> store = this->store();
-    return store ? store->take_fault() : "";
     if (store->n_refused() != n_refused) {
         throw Error(KVF_ERROR_INTERNAL, "the store has not taken all of it: " + store->last_refusal());
     }
@@ -226,6 +226,11 @@ std::string Engine::stored(const std::string & name_space, const std::vector<lla
         throw Error(KVF_ERROR_INVALID, "the engine has no store to look into: give cache_dir");
     }
     return store->stored(name_space, tokens);
+}
+
+std::string Engine::take_store_fault() {
+    const std::shared_ptr<Store> store = this->store();
+    return store ? store->take_fault() : "";
 }
 
 void Engine::set_lora(llama_adapter_lora * lora, float scale) {

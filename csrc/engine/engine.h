@@ -34,8 +34,12 @@ class Engine {
     void          end_run(kvf_run_id run);
     void          clear();
     void          set_lora(llama_adapter_lora * lora, float scale);
-    void          open_store(const std::string & path, uint64_t max_bytes, const std::string & weights);
+    void          open_store(const std::string & path,
+                             uint64_t            max_bytes,
+                             const std::string & weights,
+                             const std::string & name);
     void          save();
+    std::string   stored(const std::string & name_space, const std::vector<llama_token> & tokens) const;
     std::string   take_store_fault();
     void          close();
     kvf_stats     stats() const;

@@ -3,8 +3,10 @@
 #include "chat/answer.h"
 #include "chat/chat_template.h"
 #include "context/context_memory.h"
+#include "context/fingerprint.h"
 #include "engine/engine.h"
 #include "kvf_error.h"
+#include "store/import.h"
 #include "store/inventory.h"
 
 #include "llama-plain-text.h"
@@ -166,10 +168,25 @@ bool kvf_engine_set_lora(kvf_engine * engine, llama_adapter_lora * lora, float s
     });
 }
 
-bool kvf_engine_open_store(kvf_engine * engine, const char * path, uint64_t max_bytes, const char * weights) {
+bool kvf_engine_open_store(kvf_engine * engine,
+                           const char * path,
+                           uint64_t     max_bytes,
+                           const char * weights,
+                           const char * name) {
     return guarded(false, [&] {
-        require(engine, "engine").engine.open_store(&require(path, "path"), max_bytes, &require(weights, "weights"));
+        require(engine, "engine")
+            .engine.open_store(&require(path, "path"), max_bytes, &require(weights, "weights"), &require(name, "name"));
         return true;
+    });
+}
+
+char * kvf_engine_stored(kvf_engine * engine, const char * name_space, const llama_token * tokens, size_t n_tokens) {
+    return guarded<char *>(nullptr, [&] {
+        std::vector<llama_token> all;
+        if (n_tokens > 0) {
+            all.assign(&require(tokens, "tokens"), tokens + n_tokens);
+        }
+        return copy_string(require(engine, "engine").engine.stored(name_space ? name_space : "", all));
     });
 }
 
@@ -193,6 +210,13 @@ char * kvf_store_list(const char * path, bool verify) {
 
 char * kvf_store_prune(const char * path, uint64_t max_bytes) {
     return guarded<char *>(nullptr, [&] { return copy_string(kvf::prune_store(&require(path, "path"), max_bytes)); });
+}
+
+char * kvf_store_import(const char * path, const char * from, uint64_t max_bytes) {
+    return guarded<char *>(nullptr, [&] {
+        return copy_string(
+            kvf::import_store(&require(path, "path"), &require(from, "from"), max_bytes, kvf::build_fingerprint()));
+    });
 }
 
 void kvf_engine_close(kvf_engine * engine) {

@@ -20,7 +20,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 10
+#define KVF_ABI_VERSION 11
 
 #ifdef __cplusplus
 extern "C" {
@@ -248,13 +248,26 @@ KVF_API bool kvf_engine_set_lora(kvf_engine * engine, struct llama_adapter_lora 
 
 // Keeps what prompts leave in the cache on a disk, in a folder that several processes may use, and takes from there what would
 // be computed otherwise. All of its files together have at most max_bytes; those go first that were of use the longest ago.
-// weights: names the model's weights, and those of its adapter, by what is in them. Call it once, after kvf_engine_set_lora.
+// weights: names the model's weights, and those of its adapter, by what is in them. name: of the model, for people; another
+// one changes nothing. Call it once, after kvf_engine_set_lora.
 // The folder is opened later: what goes wrong there ends no branch, and kvf_engine_store_fault tells of it.
 // Returns false on failure: if the model's memory cannot be taken out, the message says why.
-KVF_API bool kvf_engine_open_store(kvf_engine * engine, const char * path, uint64_t max_bytes, const char * weights);
+KVF_API bool kvf_engine_open_store(kvf_engine * engine,
+                                   const char * path,
+                                   uint64_t     max_bytes,
+                                   const char * weights,
+                                   const char * name);
 
-// Writes to the store what is in the cache for later branches. Returns after it is done; false on failure.
+// Writes to the store what is in the cache for later branches. Returns after all is on the disk that was there when it was
+// called; false on failure, also if the store has not taken some of it.
 KVF_API bool kvf_engine_save(kvf_engine * engine);
+
+// How much of a prompt is in the store. Returns JSON, an object with "tokens" and "files": in its folder, those that have nothing
+// of other prompts. name_space: as in a request. To be freed with kvf_string_free; NULL on failure.
+KVF_API char * kvf_engine_stored(kvf_engine *        engine,
+                                 const char *        name_space,
+                                 const llama_token * tokens,
+                                 size_t              n_tokens);
 
 // What went wrong with the store since the last call, to be freed with kvf_string_free; NULL if nothing did. Each kind of
 // fault is told of once.
@@ -270,6 +283,12 @@ KVF_API char * kvf_store_list(const char * path, bool verify);
 // that were of use the longest ago. Returns JSON, an object with "files" and "bytes" that were removed. To be freed with
 // kvf_string_free; NULL on failure.
 KVF_API char * kvf_store_prune(const char * path, uint64_t max_bytes);
+
+// Takes what another store has into one, which is made if it is not there, up to max_bytes in all. Each file is read wholly:
+// it is taken if nothing of it is damaged, if it is about what its folder and its name say, and if it comes of this build of
+// llama.cpp and of a machine like this one. Returns JSON, an object with "files", "tokens" and "bytes" that are new, "known"
+// (files that were there) and "refused" (a list of files, and why each was). To be freed with kvf_string_free; NULL on failure.
+KVF_API char * kvf_store_import(const char * path, const char * from, uint64_t max_bytes);
 
 // Stops the thread (a running llama_decode is aborted), ends every branch with KVF_ERROR_CLOSED and makes kvf_poll
 // return -1 once the last event is taken. Idempotent.

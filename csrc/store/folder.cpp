@@ -132,6 +132,14 @@ Folder::Folder(std::string path) : path_(std::move(path)) {
     }
 }
 
+Folder Folder::existing(const std::string & path) {
+    struct stat info;
+    if (::stat(path.c_str(), &info) != 0) {
+        throw system_error(path, errno);
+    }
+    return Folder(path);
+}
+
 void Folder::make_shelf(const Digest & shelf, const std::string & description) const {
     const std::string path = shelf_path(shelf);
     make_folder(path);

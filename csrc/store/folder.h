@@ -45,6 +45,9 @@ class Folder {
     // anything there.
     explicit Folder(std::string path);
 
+    // One that is there: looking must not make one.
+    static Folder existing(const std::string & path);
+
     const std::string & path() const { return path_; }
 
     std::string shelf_path(const Digest & shelf) const { return path_ + "/" + to_hex(shelf); }

@@ -4,11 +4,9 @@
 #include "store/folder.h"
 #include "store/segment.h"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <fstream>
 #include <map>
 #include <set>
@@ -18,15 +16,6 @@ namespace kvf {
 namespace {
 
 using json = nlohmann::ordered_json;
-
-// a store that is there: looking must not make one
-Folder existing(const std::string & path) {
-    struct stat info;
-    if (::stat(path.c_str(), &info) != 0) {
-        throw system_error(path, errno);
-    }
-    return Folder(path);
-}
 
 // what is wrong with a file, "" if nothing is
 std::string damage(const Folder::File & file, bool verify, Segment & segment) {
@@ -55,7 +44,7 @@ json about(const std::string & path) {
 } // namespace
 
 std::string list_store(const std::string & path, bool verify) {
-    const Folder                   folder = existing(path);
+    const Folder                   folder = Folder::existing(path);
     std::map<std::string, json>    shelves;
     std::map<std::string, int64_t> used;
 
@@ -97,7 +86,7 @@ std::string list_store(const std::string & path, bool verify) {
 }
 
 std::string prune_store(const std::string & path, uint64_t max_bytes) {
-    const Folder       folder = existing(path);
+    const Folder       folder = Folder::existing(path);
     const Folder::Lock mine(folder);
 
     const auto total = [&](size_t & n_files) {

@@ -25,6 +25,10 @@ size_t n_common(const Segment & segment, const std::vector<llama_token> & tokens
 
 } // namespace
 
+Digest shelf_id(const Digest & fingerprint, const std::string & name_space) {
+    return Sha256().add(fingerprint).add(name_space).digest();
+}
+
 Shelf::Shelf(const Folder & folder, const Digest & id) : path_(folder.shelf_path(id)), id_(id) {}
 
 std::string Shelf::refresh() {

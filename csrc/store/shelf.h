@@ -10,6 +10,9 @@
 
 namespace kvf {
 
+// What a shelf is named after: all that its numbers depend on, as a digest of its description, and the namespace.
+Digest shelf_id(const Digest & fingerprint, const std::string & name_space);
+
 // What lies in a store for one model, one set of parameters and one namespace: which segments there are, and how they follow
 // one another. It knows what was there when it last looked.
 class Shelf {

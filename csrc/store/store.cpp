@@ -31,18 +31,20 @@ constexpr auto PATIENCE = std::chrono::seconds(10);
 } // namespace
 
 struct Store::State {
-    explicit State(Params params) : params(std::move(params)) {}
+    explicit State(Params params)
+        : params(std::move(params)), fingerprint(Sha256().add(this->params.description).digest()) {}
 
     const Params params;
+    const Digest fingerprint;
 
     // The disk's side. Whoever has this mutex may look into the folder meanwhile, so the engine's thread never takes it.
     std::mutex                   disk_mutex;
     std::optional<const Folder>  folder;
     std::map<std::string, Shelf> shelves;      // by namespace
     steady_clock::time_point     paused_until; // the writer's
+    std::string                  why_paused;
 
     // the engine's side
-    std::string                  why_paused;
     mutable std::mutex         mutex;
     std::condition_variable    news;
     uint64_t                   n_news       = 0; // numbers lookups and writes, too
@@ -52,10 +54,10 @@ struct Store::State {
     uint64_t                   n_bytes_written = 0;
     std::string                fault;
     std::set<std::string>      told; // kinds of faults
-
-    void tell(const std::string & kind, const std::string & text) {
     uint64_t                   n_refused = 0;
     std::string                last_refusal;
+
+    void tell(const std::string & kind, const std::string & text) {
         const std::lock_guard<std::mutex> lock(mutex);
         if (told.insert(kind).second) {
             fault += (fault.empty() ? "" : " ") + text;
@@ -70,9 +72,7 @@ struct Store::State {
         return *folder;
     }
 
-    Digest shelf_id(const std::string & name_space) const {
-        return Sha256().add(params.fingerprint).add(name_space).digest();
-    }
+    Digest shelf_id(const std::string & name_space) const { return kvf::shelf_id(fingerprint, name_space); }
 
     // what work(shelf) returns, for the shelf as it is now
     template <typename Work>
@@ -91,8 +91,8 @@ struct Store::State {
         return work(it->second);
     }
 
-    // Writes a segment, if it is not there. True if it is now. Throws StoreError.
-    bool put(const std::string & name_space, const Segment & segment, const Payload & payload) {
+    // Writes a segment, if it is not there. Returns why it is not there now, "" if it is. Throws StoreError.
+    std::string put(const std::string & name_space, const Segment & segment, const Payload & payload) {
         const Folder &     in = open();
         const Folder::Lock mine(in);
         in.make_shelf(segment.shelf, description(name_space));
@@ -133,6 +133,7 @@ struct Store::State {
 
     std::string description(const std::string & name_space) const {
         nlohmann::ordered_json about = nlohmann::ordered_json::parse(params.description);
+        about["name"]                = params.name;
         about["namespace"]           = name_space;
         return about.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
     }
@@ -286,6 +287,20 @@ Digest Store::shelf(const std::string & name_space) const {
     return state_->shelf_id(name_space);
 }
 
+std::string Store::stored(const std::string & name_space, const std::vector<llama_token> & tokens) {
+    return state_->with_shelf(name_space, [&](const Shelf & shelf) {
+        size_t                 n     = 0;
+        nlohmann::ordered_json files = nlohmann::ordered_json::array();
+        for (const Shelf::Piece & piece : shelf.find(tokens, tokens.size())) {
+            n += piece.n;
+            if (piece.n == piece.segment.tokens.size()) { // of the others, the rest is of other prompts
+                files.push_back(to_hex(shelf.id()) + "/" + piece.segment.file_name());
+            }
+        }
+        return nlohmann::ordered_json{ { "tokens", n }, { "files", std::move(files) } }.dump();
+    });
+}
+
 bool Store::wants(const Digest & name, uint64_t lookup) const {
     const std::lock_guard<std::mutex> lock(state_->mutex);
     const auto                        it = state_->handed.find(name);
@@ -324,6 +339,8 @@ void Store::write(const std::string & name_space, Segment segment, Payload paylo
             state->handed[name] = state->n_news;
         } else {
             state->handed.erase(name);
+            ++state->n_refused;
+            state->last_refusal = why_not;
         }
         state->news.notify_all();
     });
@@ -337,23 +354,6 @@ bool Store::finish() {
     return false;
 }
 
-void Store::wait(std::chrono::milliseconds limit) {
-    std::unique_lock<std::mutex> lock(state_->mutex);
-            ++state->n_refused;
-            state->last_refusal = why_not;
-    state_->news.wait_for(lock, limit, [&] { return state_->n_news != state_->n_waited_for; });
-    state_->n_waited_for = state_->n_news;
-}
-
-std::string Store::take_fault() {
-    const std::lock_guard<std::mutex> lock(state_->mutex);
-    std::string                       fault;
-    std::swap(fault, state_->fault);
-    return fault;
-}
-
-void Store::is_slow() {
-    state_->tell("slow", "The store at " + state_->params.path +
 void Store::try_again() {
     writer_.post([state = state_] { state->paused_until = {}; });
 }
@@ -368,6 +368,21 @@ std::string Store::last_refusal() const {
     return state_->last_refusal;
 }
 
+void Store::wait(std::chrono::milliseconds limit) {
+    std::unique_lock<std::mutex> lock(state_->mutex);
+    state_->news.wait_for(lock, limit, [&] { return state_->n_news != state_->n_waited_for; });
+    state_->n_waited_for = state_->n_news;
+}
+
+std::string Store::take_fault() {
+    const std::lock_guard<std::mutex> lock(state_->mutex);
+    std::string                       fault;
+    std::swap(fault, state_->fault);
+    return fault;
+}
+
+void Store::is_slow() {
+    state_->tell("slow", "The store at " + state_->params.path +
                              " does not answer in time: what it has is computed. Use a faster disk for cache_dir.");
 }
 

@@ -25,8 +25,8 @@ class Store {
     struct Params {
         std::string path;
         uint64_t    max_bytes = 0; // of all its files
-        Digest      fingerprint;   // of all that the numbers depend on, but tokens and namespace
-        std::string description;   // of the same, for people: JSON, an object
+        std::string description;   // of all that the numbers depend on, but tokens and namespace: JSON, an object
+        std::string name;          // of the model, for people
     };
 
     // how far a prompt is there
@@ -83,6 +83,9 @@ class Store {
     // the hash that a namespace's segments begin with
     Digest shelf(const std::string & name_space) const;
 
+    // What is there of a prompt, as JSON: see kvf_engine_stored. It waits for the disk, and throws StoreError.
+    std::string stored(const std::string & name_space, const std::vector<llama_token> & tokens);
+
     // Whether a segment that is not known to be there should be handed over: it is not, if that was done since a lookup (of
     // this number) did not find it.
     bool wants(const Digest & name, uint64_t lookup) const;
@@ -93,11 +96,8 @@ class Store {
     // Writes it soon, or never: if it is there already, if there is no room, if the disk refuses.
     void write(const std::string & name_space, Segment segment, Payload payload);
 
-    // Waits until all is written; false if the disk does nothing for 10 s, which is told of.
+    // Waits until all that was handed over is written; false if the disk does nothing for 10 s, which is told of.
     bool finish();
-
-    // waits until something has been found, read or written, but no longer than this
-    void wait(std::chrono::milliseconds limit);
 
     // a disk that has refused is tried at once, and not after a while
     void try_again();
@@ -105,6 +105,9 @@ class Store {
     // segments that were handed over and are not there, and why the last of them is not
     uint64_t    n_refused() const;
     std::string last_refusal() const;
+
+    // waits until something has been found, read or written, but no longer than this
+    void wait(std::chrono::milliseconds limit);
 
     // what went wrong since the last call, for people; "" if nothing did
     std::string take_fault();

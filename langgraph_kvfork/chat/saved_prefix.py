@@ -1,4 +1,4 @@
-"""What is prefilled ahead, and put into the store at once."""
+"""A prefix that is prefilled ahead, and put into the store at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_save(save: object, request: Request, params: Callable[[], EngineParams
 
 
 def save_prefix(engine: Engine) -> None:
-    """Write what an engine keeps to its store; warn if the store does not take it.
+    """Write an engine's snapshots to its store; warn if the store does not take it.
 
     Raises:
         EngineClosedError: The engine is closed.

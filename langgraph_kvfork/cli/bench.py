@@ -46,6 +46,7 @@ async def bench(options: argparse.Namespace) -> dict[str, Any]:
         temperature=0,
         max_tokens=options.max_tokens,
         ignore_eos=True,
+        cache_dir="",  # what is prefilled is what is measured
     )
     models = {"shared": shared, "alone": shared.model_copy(update={"share_prefix": False})}
     engine = await Engine.aget(shared._engine_params())

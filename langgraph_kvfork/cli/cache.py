@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import Any
@@ -61,10 +60,21 @@ def pruned(path: str, max_size: str | None) -> dict[str, Any]:
         KVForkError: There is no store, or it cannot be written.
     """
     lib = native()
-    asked = max_size or os.environ.get("KVFORK_CACHE_SIZE") or DEFAULT_SIZE
-    most = 0 if asked == "0" else size_bytes("max_size", asked)
+    most = 0 if max_size == "0" else max_bytes(max_size)
     gone = inventory(lib, lib.kvf.kvf_store_prune, os.fsencode(path), most)
     return {"path": path, **gone}
+
+
+def max_bytes(asked: str | None) -> int:
+    """Return how many bytes a store may have.
+
+    Args:
+        asked: A number, or text such as "5GB"; None: what `KVFORK_CACHE_SIZE` says, else 10 GB.
+
+    Raises:
+        InvalidRequestError: It is no size.
+    """
+    return size_bytes("max_size", asked or os.environ.get("KVFORK_CACHE_SIZE") or DEFAULT_SIZE)
 
 
 def list_text(found: dict[str, Any], width: int | None = None) -> str:
@@ -74,7 +84,7 @@ def list_text(found: dict[str, Any], width: int | None = None) -> str:
         about = shelf["about"]
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(shelf["used"]))
         counts = [f"{shelf[name]:,}" for name in ("files", "tokens")]
-        names = [_model(about), about.get("namespace") or "-"]
+        names = [model_name(about), about.get("namespace") or "-"]
         table.append([*names, *counts, size(shelf["bytes"]), used])
     lines = [f"{found['path']}: {size(found['bytes'])}", ""]
     if found["shelves"]:
@@ -90,8 +100,6 @@ def prune_text(found: dict[str, Any], width: int | None = None) -> str:
     return fold(text, width)
 
 
-def _model(about: dict[str, Any]) -> str:
-    try:
-        return str(json.loads(about["weights"])["name"])
-    except (KeyError, TypeError, ValueError):  # it was opened by another program
-        return str(about.get("weights") or "-")
+def model_name(about: dict[str, Any]) -> str:
+    """Return the name of a shelf's model, that of the process that made the shelf."""
+    return str(about.get("name") or "-")

@@ -55,6 +55,7 @@ async def demo(options: argparse.Namespace) -> None:
         n_ctx=options.n_ctx,
         max_tokens=options.max_tokens,
         temperature=0,
+        cache_dir="",  # what is prefilled is what is shown
     )
     engine = await Engine.aget(llm._engine_params())
     # the first computation of a process also brings the weights into memory: not in the measurement

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from langgraph_kvfork.cli.cache import listed, max_bytes, model_name, store_path
 from langgraph_kvfork.engine.model_facts import ModelFacts, model_facts
 from langgraph_kvfork.engine.params import EngineParams
+from langgraph_kvfork.errors import KVForkError
 from langgraph_kvfork.machine.free_memory import free_memory, spare
 from langgraph_kvfork.machine.threads import default_threads
 from langgraph_kvfork.native import abi
@@ -28,11 +31,12 @@ _OWN = 512
 _DEVICE_TYPES = ("CPU", "GPU", "integrated GPU", "accelerator")
 
 
-def doctor(model_path: str) -> dict[str, Any]:
-    """Return what is installed, and what would fit.
+def doctor(model_path: str, cache_dir: str | None = None) -> dict[str, Any]:
+    """Return the installed parts, the contents of a store, and how much would fit.
 
     Args:
         model_path: A GGUF file.
+        cache_dir: A store's folder; None: that of `KVFORK_CACHE_DIR`, if it names one.
 
     Raises:
         NativeLibraryError: The native library cannot be used.
@@ -50,8 +54,24 @@ def doctor(model_path: str) -> dict[str, Any]:
         "features": _features(native.llama.llama_print_system_info().decode()),
         "devices": _devices(native.kvf),
         "free_memory_bytes": free,
+        "store": _store(cache_dir),
         "model": inspect(model_path, free),
     }
+
+
+def _store(cache_dir: str | None) -> dict[str, Any] | None:
+    """Return the contents of a store in numbers, or its error; None: there is none."""
+    if not (cache_dir or os.environ.get("KVFORK_CACHE_DIR")):
+        return None
+    path = store_path(cache_dir)
+    try:
+        found, most = listed(path, verify=False), max_bytes(None)
+    except KVForkError as error:
+        return {"path": path, "error": str(error)}
+    shelves = found.pop("shelves")
+    counts = {name: sum(shelf[name] for shelf in shelves) for name in ("files", "tokens")}
+    models = sorted({model_name(shelf["about"]) for shelf in shelves})
+    return {**found, **counts, "max_bytes": most, "models": models}
 
 
 def inspect(model_path: str, free: int | None = None) -> dict[str, Any]:
@@ -147,7 +167,21 @@ def doctor_text(found: Mapping[str, Any], width: int | None = None) -> str:
         for device in found["devices"]
     ]
     lines.append(f"memory:   {size(free)} free")
+    lines.append(f"store:    {_store_text(found['store'])}")
     return fold("\n".join([*lines, "", *_model(found["model"])]), width, _LABEL)
+
+
+def _store_text(store: Mapping[str, Any] | None) -> str:
+    if store is None:
+        return "none, unless the model is given a cache_dir: set KVFORK_CACHE_DIR, or --cache-dir"
+    if "error" in store:
+        return f"cannot be read: {store['error']}"
+    damaged = f", {store['damaged']:,} damaged" if store["damaged"] else ""
+    return (
+        f"{store['path']}, {size(store['bytes'])} of {size(store['max_bytes'])}: "
+        f"{store['tokens']:,} tokens in {store['files']:,} files{damaged}; "
+        f"{', '.join(store['models']) or 'nothing yet'}"
+    )
 
 
 def inspect_text(model: Mapping[str, Any], width: int | None = None) -> str:

@@ -55,7 +55,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from langgraph_kvfork.engine.default_model import smollm2_path
 
     _show(
-        doctor(smollm2_path() if options.model is None else options.model),
+        doctor(smollm2_path() if options.model is None else options.model, options.cache_dir),
         doctor_text,
         as_json=options.json,
     )
@@ -85,16 +85,49 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _cache(options: argparse.Namespace) -> int:
-    from langgraph_kvfork.cli.cache import list_text, listed, prune_text, pruned, store_path
+def _cache_list(options: argparse.Namespace) -> int:
+    from langgraph_kvfork.cli.cache import list_text, listed, store_path
 
-    path = store_path(options.cache_dir)
-    if options.action == "prune":
-        _show(pruned(path, options.max_size), prune_text, as_json=options.json)
-        return 0
-    found = listed(path, verify=options.action == "verify")
+    found = listed(store_path(options.cache_dir), verify=options.action == "verify")
     _show(found, list_text, as_json=options.json)
     return 1 if options.action == "verify" and found["damaged"] else 0
+
+
+def _cache_prune(options: argparse.Namespace) -> int:
+    from langgraph_kvfork.cli.cache import prune_text, pruned, store_path
+
+    found = pruned(store_path(options.cache_dir), options.max_size)
+    _show(found, prune_text, as_json=options.json)
+    return 0
+
+
+def _cache_warm(options: argparse.Namespace) -> int:
+    from langgraph_kvfork.cli.documents import is_all_there, warmed, warmed_text
+
+    found = warmed(options)
+    _show(found, warmed_text, as_json=options.json)
+    return 0 if is_all_there(found) else 1
+
+
+def _cache_export(options: argparse.Namespace) -> int:
+    from langgraph_kvfork.cli.archive import exported, exported_text
+    from langgraph_kvfork.cli.cache import store_path
+    from langgraph_kvfork.cli.documents import documents
+
+    asked = documents(options) if options.files else None
+    path = store_path(options.cache_dir) if asked is None else str(asked.llm.cache_dir)
+    found = exported(path, options.archive, options.namespace, asked)
+    _show(found, exported_text, as_json=options.json)
+    return 0
+
+
+def _cache_import(options: argparse.Namespace) -> int:
+    from langgraph_kvfork.cli.archive import imported, imported_text
+    from langgraph_kvfork.cli.cache import store_path
+
+    found = imported(store_path(options.cache_dir), options.archive, options.max_size)
+    _show(found, imported_text, as_json=options.json)
+    return 1 if found["refused"] else 0
 
 
 def _show(
@@ -138,9 +171,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="for programs")
     bench.set_defaults(run=_bench)
 
-    what = "what is installed, which devices there are, and how many branches would fit"
+    what = "what is installed, which devices there are, what a store holds, and what would fit"
     doctor = commands.add_parser("doctor", help=what, description=f"Say {what}.")
     doctor.add_argument("--model", help="GGUF file; else SmolLM2-135M-Instruct")
+    doctor.add_argument("--cache-dir", help="the store's folder; else KVFORK_CACHE_DIR")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
 
@@ -162,27 +196,102 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--html", action="store_true", help="with bars and a time line")
     report.set_defaults(run=_report)
 
+    _add_cache(commands)
+    return parser
+
+
+def _add_cache(commands: Any) -> None:
+    """Add the command about a store."""
     cache = commands.add_parser(
         "cache",
-        help="show, check or shrink a store of prompts",
-        description="Show, check or shrink a store: the cache_dir of a chat model.",
+        help="fill, show, check, shrink, pack or unpack a store of prompts",
+        description="Work on a store: the cache_dir of a chat model.",
     )
     actions = cache.add_subparsers(dest="action", required=True)
-    for name, what in (
-        ("list", "what it holds, by model and namespace"),
-        ("verify", "read all of it; the exit status is 1 if a file is damaged"),
-        ("prune", "remove what is damaged or of no use, then what was used the longest ago"),
-    ):
-        action = actions.add_parser(name, help=what, description=f"{what.capitalize()}.")
-        action.add_argument("--cache-dir", help="its folder; else KVFORK_CACHE_DIR")
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], what: str, more: str = ""
+    ) -> argparse.ArgumentParser:
+        action: argparse.ArgumentParser = actions.add_parser(
+            name, help=what, description=f"{what[0].upper()}{what[1:]}. {more}".rstrip()
+        )
+        action.add_argument("--cache-dir", help="the store's folder; else KVFORK_CACHE_DIR")
         action.add_argument("--json", action="store_true", help="for programs")
-        if name == "prune":
-            help_text = (
-                'what may stay, such as "5GB"; else KVFORK_CACHE_SIZE, else 10GB; 0: nothing'
-            )
-            action.add_argument("--max-size", help=help_text)
-        action.set_defaults(run=_cache)
-    return parser
+        action.set_defaults(run=run)
+        return action
+
+    add("list", _cache_list, "what it holds, by model and namespace")
+    add("verify", _cache_list, "read all of it; the exit status is 1 if a file is damaged")
+    prune = add(
+        "prune",
+        _cache_prune,
+        "remove what is damaged or of no use, then what was used the longest ago",
+    )
+    prune.add_argument(
+        "--max-size",
+        help='what may stay, such as "5GB"; else KVFORK_CACHE_SIZE, else 10GB; 0: nothing',
+    )
+    warm = add(
+        "warm",
+        _cache_warm,
+        "prefill documents into it",
+        "An application's prompt forks a document if it begins with the same tokens: the same "
+        "messages, and the same tools, of the same model with the same arguments. So name the "
+        "application's own model with --llm, tools bound to it included. A text file is one "
+        "message, whose text is all of the file, the end of its last line included; a JSON file is "
+        "a list of messages. The exit status is 1 if not all of them are in the store.",
+    )
+    warm.add_argument("files", nargs="+", metavar="FILE", help="a text, or .json: messages")
+    _add_model(warm)
+    export = add(
+        "export",
+        _cache_export,
+        "pack it, or what documents in it begin with, into a file",
+        "With --document, it is what these have to themselves: what a longer prompt stored "
+        "together with the end of one is left out, up to 255 tokens. Documents that cache warm put "
+        "into a store of their own are packed wholly. The file is written for this user only: it "
+        "holds what was in the prompts.",
+    )
+    export.add_argument("archive", metavar="ARCHIVE", help="the file to write, a new one")
+    export.add_argument(
+        "--document",
+        action="append",
+        dest="files",
+        metavar="FILE",
+        help="only what this begins with, a file as for cache warm; may be given again",
+    )
+    _add_model(export)
+    import_ = add(
+        "import",
+        _cache_import,
+        "take what export packed",
+        "All of it is read: what is damaged, or was computed by another build or on another kind "
+        "of processor, is refused; the exit status is 1 then. Only take files of those whom you "
+        "trust: what is in them decides what the model says.",
+    )
+    import_.add_argument("archive", metavar="ARCHIVE", help="a file of cache export")
+    import_.add_argument(
+        "--max-size", help='what the store may have, such as "5GB"; else KVFORK_CACHE_SIZE, or 10GB'
+    )
+
+
+def _add_model(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--llm",
+        metavar="MODULE:NAME",
+        help="the application's ChatKVFork, with what is bound to it, in a module that can be "
+        "imported from here",
+    )
+    action.add_argument(
+        "--model", help="GGUF file of a model without other arguments; else SmolLM2-135M-Instruct"
+    )
+    action.add_argument("--namespace", help="of the application's calls; else the model's")
+    action.add_argument(
+        "--role",
+        choices=["system", "human"],
+        default="system",
+        help="whose message a text is; else system",
+    )
 
 
 def _positive(text: str) -> int:

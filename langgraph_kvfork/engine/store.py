@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from langgraph_kvfork.errors import GenerationError, StoreWarning
 from langgraph_kvfork.native.abi import Native, last_error, take_string
 from langgraph_kvfork.warning import warn
 
-_PIECE = 1 << 20
 NO_STORE = "There is no store to save to: pass cache_dir to the model, or set KVFORK_CACHE_DIR."
 
+_PIECE = 1 << 20
 _RACY_S = 2.0
 """Seconds within which a file may be changed again without its times showing it."""
 
@@ -46,8 +47,8 @@ class Store:
         self._params = params
         self._n_gpu_layers = n_gpu_layers
         self._refused: str | None = None
-        self._thread = threading.Thread(target=self._open, name="kvfork store", daemon=True)
         self._told = False
+        self._thread = threading.Thread(target=self._open, name="kvfork store", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -62,9 +63,8 @@ class Store:
             if text:
                 warn(text, StoreWarning)
 
-    def _fault(self) -> str | None:
     def save(self) -> None:
-        """Write what the engine keeps, and wait until it is on the disk.
+        """Write the engine's snapshots, and wait until it is on the disk.
 
         Raises:
             GenerationError: The store cannot be used, or has not taken all of it.
@@ -77,7 +77,7 @@ class Store:
             raise last_error(self._native)
 
     def stored(self, tokens: Sequence[int], namespace: str | None) -> dict[str, Any]:
-        """Return what of a prompt is there: what `kvf_engine_stored` tells.
+        """Return how much of a prompt is there: the object of `kvf_engine_stored`.
 
         Raises:
             GenerationError: The store cannot be used.
@@ -91,6 +91,7 @@ class Store:
         found: dict[str, Any] = json.loads(take_string(self._native, told))
         return found
 
+    def _fault(self) -> str | None:
         kvf = self._native.kvf
         address = kvf.kvf_engine_store_fault(self._handle)
         return take_string(self._native, address).decode(errors="replace") if address else None
@@ -104,7 +105,11 @@ class Store:
             self._refused = f"The store at {params.cache_dir} is not used: {error}."
             return
         opened = self._native.kvf.kvf_engine_open_store(
-            self._handle, os.fsencode(params.cache_dir), params.cache_bytes, weights.encode()
+            self._handle,
+            os.fsencode(params.cache_dir),
+            params.cache_bytes,
+            weights.encode(),
+            Path(params.model_path).name.encode(errors="replace"),
         )
         if not opened:
             why = last_error(self._native)
@@ -112,7 +117,7 @@ class Store:
 
 
 def inventory(native: Native, function: Callable[..., int | None], *arguments: Any) -> Any:
-    """Return the JSON of `kvf_store_list` or `kvf_store_prune`.
+    """Return the JSON of `kvf_store_list`, `kvf_store_prune` or `kvf_store_import`.
 
     Raises:
         KVForkError: There is no store, or it cannot be read.
@@ -132,7 +137,6 @@ def _weights(params: EngineParams, n_gpu_layers: int) -> str:
     return json.dumps(
         {
             "files": [_hash_of(Path(file), known) for file in params.model_files],
-            "name": Path(params.model_files[0]).name,
             "lora": None if lora is None else [_hash_of(Path(lora), known), params.lora_scale],
             "n_gpu_layers": n_gpu_layers,
             "split": [params.split_mode, params.main_gpu, params.tensor_split],

@@ -1,4 +1,4 @@
-"""What a branch of a fan-out says for all calls of the model in it: what they leave, and to whom.
+"""Arguments of a branch for all calls of the model in it: `keep` and `namespace`.
 
 It is a context variable, as the sample of `hooks/sample.py`, and for the same reason: it reaches
 the chat model through whatever is wrapped around it.

@@ -42,7 +42,7 @@ async def in_own_thread(function: Callable[[], _Result]) -> _Result:
     def call() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - raised by whoever waits for it
+        except BaseException as error:  # noqa: BLE001 - raised in the caller that waits
             future.set_exception(error)
 
     # a daemon: the process may end while a disk does not answer

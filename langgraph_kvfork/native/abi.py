@@ -18,7 +18,7 @@ from langgraph_kvfork.errors import (
     NativeLibraryError,
 )
 
-ABI_VERSION = 10
+ABI_VERSION = 11
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 
@@ -316,12 +316,20 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
         "kvf_engine_set_lora": (ctypes.c_bool, [engine, ctypes.c_void_p, ctypes.c_float]),
         "kvf_engine_open_store": (
             ctypes.c_bool,
-            [engine, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_char_p],
+            [engine, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_char_p],
+        ),
+        "kvf_engine_stored": (
+            ctypes.c_void_p,
+            [engine, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int32), ctypes.c_size_t],
         ),
         "kvf_engine_save": (ctypes.c_bool, [engine]),
         "kvf_engine_store_fault": (ctypes.c_void_p, [engine]),
         "kvf_store_list": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_bool]),
         "kvf_store_prune": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_uint64]),
+        "kvf_store_import": (
+            ctypes.c_void_p,
+            [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64],
+        ),
         "kvf_engine_close": (None, [engine]),
         "kvf_engine_free": (None, [engine]),
         "kvf_engine_clear": (ctypes.c_bool, [engine]),

@@ -4,8 +4,8 @@
 // usage: test_restores FOLDER N_NOT_STORED MODEL.gguf...
 
 #include "context/fingerprint.h"
-#include "kvf_error.h"
 #include "harness.h"
+#include "kvf_error.h"
 #include "llama-rows.h"
 
 #include <cstring>
@@ -55,7 +55,6 @@ struct Process {
         out.path        = path;
         out.max_bytes   = 1u << 30;
         out.description = kvf::fingerprint(context.ctx.get(), params(model, change), false, weights);
-        out.fingerprint = kvf::Sha256().add(out.description).digest();
         return std::make_shared<Store>(std::move(out));
     }
 

@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "store/folder.h"
+#include "store/import.h"
 #include "store/inventory.h"
 #include "store/store.h"
 
@@ -20,10 +21,12 @@
 #endif
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <mutex>
 #include <random>
 #include <thread>
@@ -41,8 +44,8 @@ static Store::Params params_of(const std::string & path, uint64_t max_bytes = 1u
     Store::Params params;
     params.path        = path;
     params.max_bytes   = max_bytes;
-    params.description = "{}";
-    params.fingerprint = kvf::Sha256().add(std::string("a model")).digest();
+    params.description = R"({"weights":"a model","build":"this one"})";
+    params.name        = "model.gguf";
     return params;
 }
 
@@ -448,6 +451,34 @@ static void test_a_full_disk_costs_only_what_is_new(const std::string & path) {
     CHECK(n_readable(store, tokens_of(1, 256)) == 256);
     CHECK(n_readable(store, tokens_of(2, 256)) == 0);
     CHECK(n_unfinished_in(path) == 0);
+
+    // who asks for it is told each time, and the disk is tried again at once, not after a while
+    CHECK(store.n_refused() == 4);
+    CHECK(store.last_refusal().find("File too large") != std::string::npos);
+    write_all(store, tokens_of(2, 256), 64, 100000);
+    CHECK(store.finish() && store.n_refused() == 8);
+    store.try_again();
+    write_all(store, tokens_of(2, 256), 64, 100000);
+    CHECK(store.finish() && store.n_refused() == 8);
+    CHECK(n_readable(store, tokens_of(2, 256)) == 256);
+}
+
+// who waits for what was handed over does not wait for what comes after it
+static void test_a_wait_ends_while_others_write() {
+    kvf::Worker           worker;
+    std::atomic<bool>     goes_on{ true };
+    std::function<void()> again = [&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        if (goes_on) {
+            worker.post(again);
+        }
+    };
+    worker.post(again);
+    CHECK(worker.finish(std::chrono::seconds(10)));
+    CHECK(worker.finish(std::chrono::seconds(10)));
+    goes_on = false;
+    CHECK(worker.finish(std::chrono::seconds(10)));
+    CHECK(worker.finish(std::chrono::seconds(10)));
 }
 
 static void test_a_store_that_can_only_be_read_is_read(const std::string & path) {
@@ -535,6 +566,50 @@ static void test_the_inventory_tells_and_prunes(const std::string & path) {
     CHECK(refused && !fs::exists(path + "/nowhere"));
 }
 
+static void test_another_store_is_taken_in(const std::string & path, const std::string & from) {
+    const std::string build = R"({"build":"this one"})";
+    fs::remove_all(from);
+    {
+        Store store(params_of(from));
+        write_all(store, tokens_of(1, 256), 64, 1000);
+        write_all(store, tokens_of(2, 256), 64, 1000);
+        CHECK(store.finish());
+    }
+    auto found = nlohmann::json::parse(kvf::import_store(path, from, UINT64_MAX, build));
+    CHECK(found["files"] == 8 && found["tokens"] == 512 && found["known"] == 0 && found["refused"].empty());
+    found = nlohmann::json::parse(kvf::import_store(path, from, UINT64_MAX, build));
+    CHECK(found["files"] == 0 && found["known"] == 8);
+    {
+        Store store(params_of(path));
+        CHECK(n_readable(store, tokens_of(1, 256)) == 256 && n_readable(store, tokens_of(2, 256)) == 256);
+    }
+    // no more than there is room for, and nothing of what is damaged, or of what it leads to
+    fs::remove_all(path);
+    found = nlohmann::json::parse(kvf::import_store(path, from, 4000, build));
+    CHECK(found["files"].get<int>() + static_cast<int>(found["refused"].size()) == 8 && !found["refused"].empty());
+    fs::remove_all(path);
+    for (const fs::path & file : segments_in(from)) {
+        if (kvf::end_of_file_name(file.filename()) == 128) {
+            fs::resize_file(file, fs::file_size(file) - 1);
+            break;
+        }
+    }
+    found = nlohmann::json::parse(kvf::import_store(path, from, UINT64_MAX, build));
+    CHECK(found["files"] == 5 && found["refused"].size() == 3);
+    CHECK(n_unfinished_in(path) == 0);
+    // another build's, and a store that is not there
+    found = nlohmann::json::parse(kvf::import_store(path, from, UINT64_MAX, R"({"build":"another"})"));
+    CHECK(found["files"] == 0 && found["refused"].size() == 8);
+    bool refused = false;
+    try {
+        kvf::import_store(path, from + "/nowhere", UINT64_MAX, build);
+    } catch (const kvf::StoreError &) {
+        refused = true;
+    }
+    CHECK(refused && !fs::exists(from + "/nowhere"));
+    fs::remove_all(from);
+}
+
 int main(int argc, char ** argv) {
     CHECK(argc == 2);
     const std::string path = argv[1];
@@ -552,7 +627,9 @@ int main(int argc, char ** argv) {
     test_a_full_disk_costs_only_what_is_new(anew());
     test_a_store_that_can_only_be_read_is_read(anew());
     test_a_store_that_goes_away_costs_sharing(anew());
+    test_a_wait_ends_while_others_write();
     test_the_inventory_tells_and_prunes(anew());
+    test_another_store_is_taken_in(anew(), path + ".other");
     fs::remove_all(path);
     return 0;
 }
