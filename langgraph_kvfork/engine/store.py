@@ -22,6 +22,8 @@ from langgraph_kvfork.warning import warn
 NO_STORE = "There is no store to save to: pass cache_dir to the model, or set KVFORK_CACHE_DIR."
 
 _PIECE = 1 << 20
+_PATIENCE_S = 1.0
+"""Seconds for which loading a model waits for its store."""
 _RACY_S = 2.0
 """Seconds within which a file may be changed again without its times showing it."""
 
@@ -29,7 +31,8 @@ _RACY_S = 2.0
 class Store:
     """Opens an engine's store beside everything else, since a large file takes seconds to be read.
 
-    Until it is open, nothing is taken from it; what was computed meanwhile goes there afterwards.
+    It is waited for a second. Until it is open, nothing is taken from it; what was computed
+    meanwhile goes there afterwards.
     Whatever goes wrong is a `StoreWarning`, and the engine goes on without.
 
     Args:
@@ -50,6 +53,9 @@ class Store:
         self._told = False
         self._thread = threading.Thread(target=self._open, name="kvfork store", daemon=True)
         self._thread.start()
+        # the first prompt of a process is to find what the last one left; of a file that is known,
+        # opening takes milliseconds
+        self._thread.join(_PATIENCE_S)
 
     def wait(self) -> None:
         """Wait until it is open, or cannot be."""

@@ -249,7 +249,6 @@ def test_a_graph_goes_on_in_another_process(folder, tmp_path, excerpt):
         folder, database, document, question, namespace = sys.argv[1:]
         saver = SqliteSaver(sqlite3.connect(database, check_same_thread=False))
         with ChatKVFork(**OPTIONS, cache_dir=folder, namespace=namespace) as llm:
-            llm.load().engine._store.wait()
             graph = StateGraph(MessagesState)
             graph.add_node("answer", lambda state: {"messages": [llm.invoke(state["messages"])]})
             graph.set_entry_point("answer")
