@@ -6,7 +6,7 @@
 # make cross     our kernels for other processors, compiled, and their vectors tested in an emulator; on Debian and
 #                Ubuntu it needs qemu-user and g++-{aarch64,powerpc64le,riscv64,s390x}-linux-gnu: not in make test
 # make schema-suite  count which of JSON Schema's own test suite holds while an answer is generated
-# make bench     measure beside the peers: 10 minutes (GRID=full: days)
+# make bench     measure beside the peers: 12 minutes (GRID=full: days)
 # make docs      the documentation, in build/site
 # make install   only install and build
 # make lint | format | clean

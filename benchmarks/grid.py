@@ -71,6 +71,7 @@ class Grid:
         steady: Documents of fan-outs in an engine that has run for a while.
         beside: Lengths of prompts that come while others are read.
         mixed: Lengths of the documents in a mixed load.
+        store: Lengths of documents that are kept in a store.
         left_out: Contestants that do not run the fan-outs.
         rounds: Most times that a task is measured.
         enough: Seconds of measuring after which a task gets no further round.
@@ -86,6 +87,7 @@ class Grid:
     steady: tuple[int, ...] = ()
     beside: tuple[int, ...] = ()
     mixed: tuple[int, ...] = ()
+    store: tuple[int, ...] = ()
     left_out: tuple[str, ...] = ()
     rounds: int = 3
     enough: float = 40
@@ -110,10 +112,12 @@ class Grid:
                 yield [Task("beside", "kvfork", model, branches=8, prefix=prefix, generate=1)]
             for prefix in self.mixed:
                 yield [Task("mixed", name, model, 8, prefix, 48) for name in LIBRARIES]
+            for prefix in self.store:
+                yield [Task("store", name, model, 8, prefix, 1) for name in LIBRARIES]
 
 
 GRIDS = {
-    # under 10 minutes on two cores
+    # about 12 minutes on two cores
     "quick": Grid(
         models=("SmolLM2",),
         branches=(8,),
@@ -123,6 +127,7 @@ GRIDS = {
         steady=(1024,),
         beside=(4000,),
         mixed=(1500,),
+        store=(7000,),
         # of llama-server's two ways to keep its slots, the faster one for this fan-out
         left_out=("llama-server", "llama-server-warmed"),
         enough=25,
@@ -138,5 +143,6 @@ GRIDS = {
         steady=(1024,),
         beside=(4000,),
         mixed=(1500,),
+        store=(7000,),
     ),
 }

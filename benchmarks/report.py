@@ -103,6 +103,12 @@ def tables(summaries: Summaries) -> Iterator[str]:
         if rows := list(steady_rows(summaries, model)):
             yield f"## After fifty other fan-outs, {one.label}"
             yield table(["", "in an empty cache", "in a full one", "times"], rows)
+        if rows := list(kept_rows(summaries, model)):
+            yield f"## A prompt that was computed before, {one.label}"
+            yield table(["", "llama-server", "ours", "times as fast"], rows)
+        if rows := list(store_rows(summaries, model)):
+            yield f"## With a store and without, {one.label}"
+            yield table(["", "without", "with", "times as fast"], rows)
         if rows := list(memory_rows(summaries, model)):
             yield f"## Memory, {one.label}"
             yield table(["", "cells in use", "process at its peak"], rows)
@@ -165,6 +171,30 @@ def steady_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
             if empty.pages and full.pages:
                 pages = [f"{one.pages:,.1f}" for one in (empty, full)]
                 yield [f"pages that a {what} reads", *pages, f"{full.pages / empty.pages:.2f}"]
+
+
+def kept_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
+    """Yield how soon a prompt is answered that was computed before, ours beside llama-server."""
+    for (task, name), ours in summaries.found.items():
+        is_pair = " without a store" in name or " with one" in name
+        is_ours = task.benchmark == "store" and task.contestant == "kvfork"
+        if task.model == model and is_ours and not is_pair:
+            stock = summaries.found.get((dataclasses.replace(task, contestant="stock"), name))
+            yield part_row(f"{task.prefix:,} tokens, {name}", stock, ours)
+
+
+def store_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
+    """Yield what a store is worth, and what it costs those who run meanwhile."""
+    for (task, name), without in summaries.found.items():
+        if task.model != model or task.benchmark != "store" or task.contestant != "kvfork":
+            continue
+        if name == "computed" and (back := summaries.found.get((task, "from a file"))):
+            what = f"an answer after {task.prefix:,} tokens"
+            yield [what, str(without), str(back), f"{without.median / back.median:.1f}"]
+        what = name.removesuffix(", without a store")
+        kept = summaries.found.get((task, f"{what}, with one"))
+        if what != name and kept:
+            yield [what, str(without), str(kept), f"{without.median / kept.median:.2f}"]
 
 
 MEMORY = {

@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from langchain_openai import ChatOpenAI
@@ -38,20 +38,25 @@ def measure(job: Job) -> Iterator[Found]:
 def make_llm(job: Job, *, slots: int, unified: bool = False) -> Iterator[ChatOpenAI]:
     """Run a server of some slots; yield a chat model that asks it."""
     with server(job, slots=slots, unified=unified) as url:
-        yield ChatOpenAI(
-            base_url=f"{url}/v1",
-            api_key=SecretStr("none"),
-            model="any",
-            temperature=0,
-            max_completion_tokens=job.generate,
-            timeout=None,
-            max_retries=0,
-        )
+        yield chat_model(job, url)
+
+
+def chat_model(job: Job, url: str) -> ChatOpenAI:
+    """Return a chat model that asks a server."""
+    return ChatOpenAI(
+        base_url=f"{url}/v1",
+        api_key=SecretStr("none"),
+        model="any",
+        temperature=0,
+        max_completion_tokens=job.generate,
+        timeout=None,
+        max_retries=0,
+    )
 
 
 @contextmanager
-def server(job: Job, *, slots: int, unified: bool) -> Iterator[str]:
-    """Run a server of some slots; yield its address."""
+def server(job: Job, *, slots: int, unified: bool, more: Sequence[str] = ()) -> Iterator[str]:
+    """Run a server of some slots, with more options; yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -61,7 +66,7 @@ def server(job: Job, *, slots: int, unified: bool) -> Iterator[str]:
         *("--parallel", str(slots), "--ctx-size", str(slots * job.branch_tokens)),
         "--kv-unified" if unified else "--no-kv-unified",
         *("--threads", str(job.threads), "--threads-batch", str(job.threads)),
-        *("--flash-attn", "on", "--ignore-eos", "--no-cache-idle-slots"),
+        *("--flash-attn", "on", "--ignore-eos", "--no-cache-idle-slots", *more),
     ]
     with subprocess.Popen(command) as process:
         try:

@@ -39,7 +39,9 @@ def test_the_quick_grid_is_one_fan_out_of_everybody() -> None:
     assert labels == {contestant.label for contestant in CONTESTANTS.values()}
     assert len({dataclasses.replace(task, contestant="") for task in fan_outs}) == 1
     parts = {task.benchmark for task in tasks(GRIDS["quick"])}
-    assert parts == {"fan-out", "steps", "memory", "first_token", "steady", "beside", "mixed"}
+    assert parts == {
+        *("fan-out", "steps", "memory", "first_token", "steady", "beside", "mixed", "store")
+    }
 
 
 def test_the_full_grid_is_everything() -> None:

@@ -173,6 +173,36 @@ def test_memory_is_cells_and_the_peak_of_the_process(recorded: dict[str, Any]) -
     }
 
 
+def test_a_store_is_compared_with_llama_server_and_with_none(recorded: dict[str, Any]) -> None:
+    times = {
+        "stock": {"computed": 6.0, "from a file": 0.3},
+        "kvfork": {
+            "computed": 4.0,
+            "from a file": 0.1,
+            "from a file that is not in memory": 0.2,
+            "five rounds, without a store": 50.0,
+            "five rounds, with one": 10.0,
+        },
+    }
+    for contestant, of_contestant in times.items():
+        task = Task("store", contestant, "SmolLM2", 8, 7000, 1)
+        found = [{"name": n, "seconds": s, "prefilled": None} for n, s in of_contestant.items()]
+        one = {**dataclasses.asdict(task), "error": "", "over": False, "found": found}
+        recorded["measurements"].append(one)
+    *_, beside, table, title, worth = tables(Summaries(recorded))
+    assert beside.startswith("## A prompt that was computed before")
+    assert rows(table) == {
+        "7,000 tokens, computed": ["6.00 s", "4.00 s", "1.50"],
+        "7,000 tokens, from a file": ["300 ms", "100 ms", "3.00"],
+        "7,000 tokens, from a file that is not in memory": ["", "200 ms", ""],
+    }
+    assert title.startswith("## With a store and without")
+    assert rows(worth) == {
+        "an answer after 7,000 tokens": ["4.00 s", "100 ms", "40.0"],
+        "five rounds": ["50.0 s", "10.0 s", "5.00"],
+    }
+
+
 #
 # plots
 #
