@@ -35,6 +35,7 @@ class Scheduler {
         bool            batch_invariant = false; // a branch computes the same whatever else is in the cache; see Room
         double          max_gap_ms      = 0.0;   // that those who decode are to wait for prompts; see Pace. 0: any time
         Clock::duration run_limit       = Snapshots::RUN_LIMIT;
+        size_t          n_save_bytes    = size_t(1) << 20; // of a whole state that a step copies for the store
 
         std::function<Clock::time_point()> now = Clock::now;
     };

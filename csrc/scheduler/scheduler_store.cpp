@@ -12,7 +12,7 @@ void Scheduler::open_store(std::shared_ptr<Store> store) {
     if (store_) {
         throw Error(KVF_ERROR_INVALID, "path: the engine has a store already");
     }
-    auto saves = std::make_unique<Saves>(ctx_, *store);
+    auto saves = std::make_unique<Saves>(ctx_, *store, params_.n_save_bytes);
     if (!saves->why_not().empty()) {
         throw Error(KVF_ERROR_INVALID, "a store cannot keep what this model computes: " + saves->why_not());
     }

@@ -6,7 +6,8 @@
 
 namespace kvf {
 
-Saves::Saves(llama_context * ctx, Store & store) : ctx_(ctx), memory_(llama_get_memory(ctx)), store_(store) {
+Saves::Saves(llama_context * ctx, Store & store, size_t n_slice_bytes)
+    : ctx_(ctx), memory_(llama_get_memory(ctx)), store_(store), n_slice_bytes_(n_slice_bytes) {
     const char * why = nullptr;
     whole_           = llama_memory_rows_kind(memory_, &why) == LLAMA_ROWS_WHOLE;
     why_not_         = why ? why : "";
@@ -86,35 +87,55 @@ void Saves::go_on_with_all() {
 
 // Copies the next rows of a snapshot. False when there are no more.
 bool Saves::copy(Save & save) {
-    Segment & segment = save.segments.front();
-    if (save.n_copied == 0 && !whole_ && !store_.wants(segment.name(), 0)) { // another snapshot had it too
+    if (whole_) {
+        return copy_whole(save);
+    }
+    const Segment & segment = save.segments.front();
+    if (save.n_copied == 0 && !store_.wants(segment.name(), 0)) { // another snapshot had it too
         save.segments.pop_front();
         return !save.segments.empty();
     }
     const size_t n_tokens = segment.tokens.size();
     const auto   n_block  = static_cast<uint32_t>(n_tokens);
+    llama_synchronize(ctx_);
     if (save.n_copied == 0) {
-        llama_synchronize(ctx_);
-        save.payload =
-            Payload(whole_ ? llama_memory_whole_size(memory_, save.seq) : llama_memory_rows_size(memory_, n_block));
+        save.payload = Payload(llama_memory_rows_size(memory_, n_block));
     }
-    const size_t n = whole_ ? n_tokens : std::min(N_SLICE, n_tokens - save.n_copied);
-    const bool   ok =
-        whole_ ? save.payload.size > 0 &&
-                     llama_memory_whole_get(memory_, save.seq, save.payload.data.get(), save.payload.size)
-                 : llama_memory_rows_get(memory_, save.seq, segment.begin + static_cast<llama_pos>(save.n_copied),
-                                         static_cast<uint32_t>(n), save.payload.data.get(), n_block,
-                                         static_cast<uint32_t>(save.n_copied));
-    if (!ok) {
+    const size_t n = std::min(N_SLICE, n_tokens - save.n_copied);
+    if (!llama_memory_rows_get(memory_, save.seq, segment.begin + static_cast<llama_pos>(save.n_copied),
+                               static_cast<uint32_t>(n), save.payload.data.get(), n_block,
+                               static_cast<uint32_t>(save.n_copied))) {
         return false; // it is not what it was when it became a snapshot, so it is not kept
     }
     save.n_copied += n;
     if (save.n_copied == n_tokens) {
-        store_.write(save.name_space, std::move(segment), std::move(save.payload));
-        save.segments.pop_front();
-        save.n_copied = 0;
+        hand_over(save);
     }
     return !save.segments.empty();
+}
+
+bool Saves::copy_whole(Save & save) {
+    llama_synchronize(ctx_);
+    if (save.n_copied == 0) {
+        save.payload = Payload(llama_memory_whole_size(memory_, save.seq));
+    }
+    const size_t begin = save.n_copied;
+    const size_t end   = begin + std::min(n_slice_bytes_, save.payload.size - begin);
+    if (begin == end ||
+        !llama_memory_whole_get(memory_, save.seq, save.payload.data.get(), save.payload.size, begin, end)) {
+        return false; // it is not what it was, as above
+    }
+    save.n_copied = end;
+    if (end == save.payload.size) {
+        hand_over(save);
+    }
+    return !save.segments.empty();
+}
+
+void Saves::hand_over(Save & save) {
+    store_.write(save.name_space, std::move(save.segments.front()), std::move(save.payload));
+    save.segments.pop_front();
+    save.n_copied = 0;
 }
 
 } // namespace kvf

@@ -20,7 +20,8 @@ class Saves {
     // shorter prompts are computed about as fast as they are read
     static constexpr size_t N_LEAST = 64;
 
-    Saves(llama_context * ctx, Store & store);
+    // n_slice_bytes: of a whole state, so many are copied at a time
+    Saves(llama_context * ctx, Store & store, size_t n_slice_bytes);
 
     // what to say if this memory cannot be taken out; "" if it can
     const std::string & why_not() const { return why_not_; }
@@ -64,14 +65,17 @@ class Saves {
         std::string              name_space;
         std::deque<Segment>      segments;     // that are missing, in their order
         Payload                  payload;      // of the first of them, as far as it is copied
-        size_t                   n_copied = 0; // tokens of it
+        size_t                   n_copied = 0; // tokens of it; bytes, if it is whole
     };
 
     bool copy(Save & save);
+    bool copy_whole(Save & save);
+    void hand_over(Save & save);
 
     llama_context *  ctx_;
     llama_memory_t   memory_;
     Store &          store_;
+    size_t           n_slice_bytes_;
     bool             whole_;
     std::string      why_not_;
     std::deque<Save> saves_; // by number

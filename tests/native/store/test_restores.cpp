@@ -33,9 +33,16 @@ struct Process {
             const std::function<void(llama_context_params &)> & change  = {},
             const std::string &                                 weights = "w")
         : context(model, params(model, change)),
-          scheduler(context.ctx.get()),
+          scheduler(context.ctx.get(), slices()),
           store(open(model, path, change, weights)) {
         scheduler.open_store(store);
+    }
+
+    // whole states are copied in many slices, as large ones are
+    static kvf::Scheduler::Params slices() {
+        kvf::Scheduler::Params params;
+        params.n_save_bytes = 1000;
+        return params;
     }
 
     static llama_context_params params(const Model &                                       model,
@@ -114,7 +121,14 @@ static void test_restored_is_computed(const Model & model, const std::string & p
     {
         Process first(model, path);
         CHECK(first.run(model, make_request(prompt, 0)).finish == KVF_FINISH_PREFILLED);
+        // others are computed meanwhile
+        Tokens others = prompt_of(model, 2);
+        others.resize(100);
+        kvf_request request = make_request(others, 30);
+        request.keep        = KVF_KEEP_NONE; // its cells would change the order in which others add up
+        first.scheduler.submit(make_branch(model, ++first.n_branches, request));
         first.save();
+        run_to_end(first.scheduler, first.records);
         CHECK(first.store->n_bytes_written() > 0);
         for (llama_token i = 0; i < 8; ++i) {
             before.push_back(go_on(first, model, prompt, i));
