@@ -196,20 +196,33 @@ void Engine::save() {
     if (!store) {
         throw Error(KVF_ERROR_INVALID, "the engine has no store to save to: give cache_dir");
     }
-    const auto ask = [&](std::function<uint64_t(Scheduler &)> question) {
-        auto done    = std::make_shared<std::promise<uint64_t>>();
+    const auto ask = [&](auto question) {
+        using Answer = decltype(question(std::declval<Scheduler &>()));
+        auto done    = std::make_shared<std::promise<Answer>>();
         auto waiting = done->get_future();
         post({ [done, question](Scheduler & scheduler, std::vector<Event> &) {
-            done->set_value(question(scheduler));
+            try {
+                done->set_value(question(scheduler));
+            } catch (...) {
+                done->set_exception(std::current_exception());
+            }
         } });
         done.reset();
         return waiting.get();
     };
     store->try_again();
     const uint64_t n_refused = store->n_refused();
-    // what others leave meanwhile is not waited for
-    const uint64_t n_added = ask([](Scheduler & scheduler) { return scheduler.save_all(); });
-    while (ask([n_added](Scheduler & scheduler) { return scheduler.has_saved(n_added); }) == 0) {
+
+    // What was written once may be gone: others prune. What they leave meanwhile is not waited for.
+    auto kept = ask([](Scheduler & scheduler) { return scheduler.kept(); });
+    for (Scheduler::Kept & one : kept) {
+        one.lookup = store->look_up(one.name_space, one.tokens, one.tokens.size());
+    }
+    if (!store->finish_lookups()) {
+        throw Error(KVF_ERROR_INTERNAL, "the store's disk does not answer");
+    }
+    const uint64_t n_added = ask([&kept](Scheduler & scheduler) { return scheduler.save(kept); });
+    while (!ask([n_added](Scheduler & scheduler) { return scheduler.has_saved(n_added); })) {
         std::this_thread::sleep_for(std::chrono::milliseconds(2)); // a slice a step, as at any time
     }
     if (!store->finish()) {

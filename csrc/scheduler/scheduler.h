@@ -76,8 +76,18 @@ class Scheduler {
     // not all of the snapshots is in the store that ought to be
     bool is_saving() const { return saves_ && !saves_->empty(); }
 
-    // Hands to the store what is kept, also what it has refused before. Returns the number of the last snapshot to be copied.
-    uint64_t save_all();
+    // A snapshot, and how much of it is in the store.
+    struct Kept {
+        llama_seq_id                   seq;
+        std::string                    name_space;
+        std::vector<llama_token>       tokens;
+        std::shared_ptr<Store::Lookup> lookup;
+    };
+
+    std::vector<Kept> kept() const;
+
+    // Hands to the store what it lacks of snapshots, by lookups that are done. Returns the number of the last one to be copied.
+    uint64_t save(const std::vector<Kept> & kept);
     bool     has_saved(uint64_t n_added) const { return !saves_ || saves_->are_done(n_added); }
 
     // the last thing: all that is left of snapshots goes to the store, as far as its disk takes it

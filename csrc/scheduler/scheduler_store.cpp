@@ -19,16 +19,29 @@ void Scheduler::open_store(std::shared_ptr<Store> store) {
     store_    = std::move(store);
     saves_    = std::move(saves);
     restores_ = std::make_unique<Restores>(ctx_, *store_);
-    save_all();
+    for (const llama_seq_id seq : snapshots_.all()) {
+        save(seq, 0, 0);
+    }
 }
 
-uint64_t Scheduler::save_all() {
+std::vector<Scheduler::Kept> Scheduler::kept() const {
+    std::vector<Kept> out;
+    for (const llama_seq_id seq : snapshots_.all()) {
+        out.push_back({ seq, tree_.name_space(seq), tree_.tokens(seq), nullptr });
+    }
+    return out;
+}
+
+uint64_t Scheduler::save(const std::vector<Kept> & kept) {
     if (!saves_) {
         return 0;
     }
-    for (const llama_seq_id seq : snapshots_.all()) {
-        if (!saves_->has(seq)) {
-            save(seq, 0, 0);
+    const auto now = snapshots_.all();
+    for (const Kept & one : kept) {
+        const bool is_there = std::find(now.begin(), now.end(), one.seq) != now.end() &&
+                              tree_.tokens(one.seq) == one.tokens && tree_.name_space(one.seq) == one.name_space;
+        if (is_there && !saves_->has(one.seq)) {
+            save(one.seq, one.lookup->n(), one.lookup->number());
         }
     }
     return saves_->n_added();

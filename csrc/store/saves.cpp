@@ -35,7 +35,7 @@ void Saves::add(llama_seq_id             seq,
         segment.tokens.assign(tokens.begin() + begin, tokens.begin() + std::min(tokens.size(), begin + n_segment));
 
         const Digest name     = segment.name();
-        const bool   is_there = segment.end() <= n_stored && !whole_;
+        const bool   is_there = segment.end() <= n_stored;
         if (!is_there && store_.wants(name, lookup)) {
             save.segments.push_back(std::move(segment));
         }
@@ -45,6 +45,7 @@ void Saves::add(llama_seq_id             seq,
         return;
     }
     save.number     = ++n_added_;
+    save.lookup     = lookup;
     save.tokens     = std::move(tokens);
     save.name_space = name_space;
     saves_.push_back(std::move(save));
@@ -91,7 +92,7 @@ bool Saves::copy(Save & save) {
         return copy_whole(save);
     }
     const Segment & segment = save.segments.front();
-    if (save.n_copied == 0 && !store_.wants(segment.name(), 0)) { // another snapshot had it too
+    if (save.n_copied == 0 && !store_.wants(segment.name(), save.lookup)) { // another snapshot had it too
         save.segments.pop_front();
         return !save.segments.empty();
     }

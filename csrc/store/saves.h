@@ -60,6 +60,7 @@ class Saves {
 
     struct Save {
         uint64_t                 number;
+        uint64_t                 lookup; // that did not find it
         llama_seq_id             seq;
         std::vector<llama_token> tokens;
         std::string              name_space;

@@ -347,7 +347,15 @@ void Store::write(const std::string & name_space, Segment segment, Payload paylo
 }
 
 bool Store::finish() {
-    if (writer_.finish(PATIENCE)) {
+    return finish(writer_);
+}
+
+bool Store::finish_lookups() {
+    return finish(reader_);
+}
+
+bool Store::finish(Worker & worker) {
+    if (worker.finish(PATIENCE)) {
         return true;
     }
     is_slow();

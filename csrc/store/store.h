@@ -99,6 +99,9 @@ class Store {
     // Waits until all that was handed over is written; false if the disk does nothing for 10 s, which is told of.
     bool finish();
 
+    // Likewise, until all is looked up that was asked for.
+    bool finish_lookups();
+
     // a disk that has refused is tried at once, and not after a while
     void try_again();
 
@@ -119,6 +122,8 @@ class Store {
 
   private:
     struct State;
+
+    bool finish(Worker & worker);
 
     std::shared_ptr<State> state_; // the threads may outlive this
     Worker                 reader_;
