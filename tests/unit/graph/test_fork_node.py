@@ -42,6 +42,7 @@ from langgraph_kvfork import (
     TreeSearchNode,
 )
 from langgraph_kvfork.branches.cancel_scope import cancel_scope, current_scope
+from langgraph_kvfork.hooks.branch_arguments import calling_with
 
 LLM = ChatKVFork(model_path="/nonexistent.gguf")
 DOC = {"messages": [SystemMessage("doc")]}
@@ -681,3 +682,17 @@ def test_a_graph_without_messages_is_named():
     node = ForkNode(ECHO, {"model": lambda state: {"question": "q"}})
     with pytest.raises(InvalidRequestError, match=r"branches\['model'\] returned"):
         node.invoke({"messages": "doc"})
+
+
+def test_a_response_cache_keeps_namespaces_apart():
+    """LangChain finds an answer by this: one out of another namespace would be told of it."""
+
+    def key():
+        return LLM._get_llm_string()
+
+    alone = key()
+    with calling_with({"namespace": "a"}):
+        a = key()
+    with calling_with({"namespace": "b"}):
+        b = key()
+    assert len({alone, a, b}) == 3

@@ -12,7 +12,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from langchain_core.language_models import BaseChatModel
 
+from langgraph_kvfork import ChatKVFork
 from langgraph_kvfork import __all__ as public_names
 
 ROOT = Path(__file__).parents[3]
@@ -116,3 +118,15 @@ def test_every_relative_link_of_every_markdown_file_leads_somewhere():
     assert len(links) > 20
     found = [broken(path, link, headings) for path, link in links]
     assert [problem for problem in found if problem] == []
+
+
+def test_the_reference_has_all_arguments_of_the_chat_model(site):
+    (page,) = [
+        page
+        for path, page in site.items()
+        if path.name == "chat-model.html" and path.parent.name == "reference"
+    ]
+    own = set(ChatKVFork.model_fields) - set(BaseChatModel.model_fields)
+    methods = {"from_pretrained", "load", "aload", "close", "aclose", "prefill", "aprefill"}
+    names = {f"langgraph_kvfork.ChatKVFork.{name}" for name in own | methods}
+    assert names <= page.ids
