@@ -13,6 +13,7 @@ from langchain_core.messages import HumanMessage
 
 from langgraph_kvfork import ChatKVFork, ForkReport, InvalidRequestError, StoreWarning
 from langgraph_kvfork.cli.main import main
+from langgraph_kvfork.engine import store
 from langgraph_kvfork.engine.params import EngineParams
 from langgraph_kvfork.engine.store import _hash_of
 
@@ -85,6 +86,18 @@ def test_another_process_forks_it_eight_ways(folder, filled, excerpt):
     assert [other[0] for other in others] == [filled] * 7
     assert all(other[1]["forked"] == other[1]["prompt"] - 1 for other in others)
     assert prefilled == 8
+
+
+def test_the_first_prompt_of_a_process_finds_it(folder, filled, excerpt, monkeypatch):
+    known = store._weights
+
+    def slowly(*arguments):
+        time.sleep(0.5)  # a disk that sleeps, a machine that is busy
+        return known(*arguments)
+
+    monkeypatch.setattr(store, "_weights", slowly)
+    with ChatKVFork(**OPTIONS, cache_dir=folder) as llm:
+        assert ask(llm, excerpt)[1]["prefilled"] == 1
 
 
 def test_what_came_from_the_store_is_told(folder, filled, excerpt):
