@@ -218,16 +218,18 @@ void Engine::save() {
     for (Scheduler::Kept & one : kept) {
         one.lookup = store->look_up(one.name_space, one.tokens, one.tokens.size());
     }
-    if (!store->finish_lookups()) {
-        throw Error(KVF_ERROR_INTERNAL, "the store's disk does not answer");
-    }
+    const auto require_answer = [](bool answers) {
+        if (!answers) {
+            throw Error(KVF_ERROR_INTERNAL, "the store's disk does not answer");
+        }
+    };
+    require_answer(store->finish_lookups());
     const uint64_t n_added = ask([&kept](Scheduler & scheduler) { return scheduler.save(kept); });
     while (!ask([n_added](Scheduler & scheduler) { return scheduler.has_saved(n_added); })) {
+        require_answer(store->has_room() || store->finish());
         std::this_thread::sleep_for(std::chrono::milliseconds(2)); // a slice a step, as at any time
     }
-    if (!store->finish()) {
-        throw Error(KVF_ERROR_INTERNAL, "the store's disk does not answer");
-    }
+    require_answer(store->finish());
     if (store->n_refused() != n_refused) {
         throw Error(KVF_ERROR_INTERNAL, "the store has not taken all of it: " + store->last_refusal());
     }
