@@ -5,6 +5,7 @@
 #include "chat-peg-parser.h"
 #include "json.h"
 
+#include <new>
 #include <random>
 #include <variant>
 
@@ -104,6 +105,8 @@ bool Answer::read(bool is_last, common_json & delta) {
         message.set_tool_call_ids(call_ids_, random_call_id);
         keep_what_was_sent(message_, message);
         diffs = common_chat_msg_diff::compute_diffs(message_, message);
+    } catch (const std::bad_alloc &) {
+        throw;
     } catch (const std::exception &) {
         return false;
     }

@@ -7,17 +7,44 @@
 #include "text/nesting.h"
 
 #include "chat-peg-parser.h"
+#include "jinja/limits.h"
 #include "json-schema-to-grammar.h"
 #include "json.h"
 
 #include <algorithm>
 #include <cctype>
 #include <cstring>
+#include <new>
 #include <tuple>
 
 namespace kvf {
 
 namespace {
+
+// Bounds what templates take that this thread renders, for a request of so many bytes.
+class TemplateLimits {
+  public:
+    explicit TemplateLimits(size_t n_bytes)
+        : limits_(MAX_TEMPLATE_LEVELS,
+                  MAX_TEMPLATE_WORK + TEMPLATE_WORK_PER_BYTE * n_bytes,
+                  MAX_TEMPLATE_SIZE + TEMPLATE_SIZE_PER_BYTE * n_bytes) {}
+
+    // Throws Error(KVF_ERROR_INVALID) if one took more than it may, std::bad_alloc if one took more than there is; llama.cpp
+    // may have caught that, and gone on with something else.
+    void check() const {
+        if (limits_.has_no_memory()) {
+            throw std::bad_alloc();
+        }
+        if (limits_.exceeded()) {
+            throw Error(KVF_ERROR_INVALID, std::string("chat_template: runs into ") + limits_.exceeded() +
+                                               ", or into more than any template for people needs; mend it, or give "
+                                               "another chat_template");
+        }
+    }
+
+  private:
+    jinja::limits limits_;
+};
 
 common_chat_templates_inputs parse(const common_json & request) {
     common_chat_templates_inputs inputs;
@@ -216,6 +243,8 @@ std::pair<std::string, std::string> thinking_marks(const common_chat_templates *
             return { params.thinking_start_tag,
                      string_strip(params.thinking_end_tags.front()) }; // others begin what may follow
         }
+    } catch (const std::bad_alloc &) {
+        throw;
     } catch (const std::exception &) { // it refuses this message, and may take others
     }
     return {};
@@ -261,6 +290,7 @@ ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
             check_template_depth(own);
         }
     }
+    const TemplateLimits limits(/* n_bytes = */ 0);
     try {
         if (source) { // llama-common's own error does not say what is wrong with it
             common_chat_template(source, "", "");
@@ -279,9 +309,13 @@ ChatTemplate::ChatTemplate(const llama_model * model, const char * source) {
                                        (with_tools_ ? tool_prelude : ""));
         turn_marks_                              = turn_marks_in_text(vocab, templates_.get());
         std::tie(thinking_start_, thinking_end_) = thinking_marks(templates_.get());
+    } catch (const std::bad_alloc &) {
+        throw;
     } catch (const std::exception & e) {
+        limits.check();
         throw Error(KVF_ERROR_INVALID, std::string("chat_template: does not parse: ") + e.what());
     }
+    limits.check();
 }
 
 const common_chat_templates * ChatTemplate::for_request(const common_chat_templates_inputs & inputs) const {
@@ -326,7 +360,8 @@ std::string ChatTemplate::capabilities() const {
 }
 
 std::string ChatTemplate::render(const std::string & request) const {
-    std::string mark; // of text in what is rendered
+    const TemplateLimits limits(request.size());
+    std::string          mark; // of text in what is rendered
     try {
         const common_json             json      = parse_request(request);
         common_chat_templates_inputs  inputs    = parse(json);
@@ -362,6 +397,7 @@ std::string ChatTemplate::render(const std::string & request) const {
             plain = plain_text_->unmark(params.prompt, mark);
             string_replace_all(params.generation_prompt, mark, "");
         }
+        limits.check();
         hold_json_values(params);
         if (json.contains("rules") && !params.grammar.empty()) {
             put_rules(json.at("rules"), params);
@@ -393,7 +429,10 @@ std::string ChatTemplate::render(const std::string & request) const {
         return result.dump();
     } catch (const Error &) {
         throw;
+    } catch (const std::bad_alloc &) {
+        throw;
     } catch (const std::exception & e) {
+        limits.check();
         std::string report = e.what();
         if (!mark.empty()) {
             string_replace_all(report, mark, "");

@@ -3,6 +3,7 @@
 #include "common.h"
 
 #include <algorithm>
+#include <new>
 #include <regex>
 
 namespace kvf {
@@ -20,6 +21,8 @@ std::vector<std::string> turn_marks_in_text(const llama_vocab * vocab, const com
     std::string prompt;
     try {
         prompt = common_chat_templates_apply(templates, inputs).prompt;
+    } catch (const std::bad_alloc &) {
+        throw;
     } catch (const std::exception &) {
         return {}; // a template that refuses these messages is not known well enough
     }

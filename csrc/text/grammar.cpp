@@ -17,8 +17,8 @@ namespace {
 constexpr size_t MAX_GROUPS   = 256;      // inside of one another
 constexpr size_t MAX_CHAIN    = 1024;     // rules that begin with one another
 constexpr size_t MAX_ELEMENTS = 1u << 20; // characters, ranges and names, after repetition
-constexpr double MAX_WAYS     = 1u << 20; // to begin a rule
-constexpr size_t MAX_REPEATED = 1u << 11; // times; llama.cpp itself refuses more than 2,000
+constexpr double MAX_WAYS     = 1u << 13; // to begin a rule; as many as llama.cpp may follow, patch 0011
+constexpr size_t MAX_REPEATED = 2000;     // times; llama.cpp's MAX_REPETITION_THRESHOLD
 
 [[noreturn]] void refuse(const std::string & what) {
     throw Error(KVF_ERROR_INVALID, "grammar: " + what);
@@ -38,7 +38,7 @@ using Rule     = std::vector<Sequence>; // its alternatives
 // x* is R ::= x R | "". Where the text is no GBNF, it ends: llama.cpp says what is wrong.
 class Outline {
   public:
-    explicit Outline(const std::string & text) : text_(text) { read(); }
+    Outline(const std::string & text, bool is_exact) : text_(text), is_exact_(is_exact) { read(); }
 
     const std::vector<Rule> & rules() const { return rules_; }
 
@@ -184,6 +184,8 @@ class Outline {
                 size_t n_max = c == '?' ? 1 : SIZE_MAX;
                 i            = skip_space(i + 1);
                 if (c == '{') {
+                    const size_t from = i;
+
                     i = skip_space(read_number(i, n_min));
                     if (at(i) == ',') {
                         i = skip_space(i + 1);
@@ -195,6 +197,11 @@ class Outline {
                     }
                     if (at(i++) != '}') {
                         return;
+                    }
+                    if (n_min > MAX_REPEATED || (is_exact_ && n_max != SIZE_MAX && n_max > MAX_REPEATED)) {
+                        refuse("{" + text_.substr(from, std::min<size_t>(i - from, 60)) + ": llama.cpp counts up to " +
+                               std::to_string(MAX_REPEATED) +
+                               " repetitions only; repeat a group of several, or leave the end open, as in {1,}");
                     }
                 }
                 if (!repeat(n_min, n_max)) {
@@ -208,6 +215,7 @@ class Outline {
     }
 
     const std::string &                     text_;
+    const bool                              is_exact_;
     std::vector<Rule>                       rules_;
     std::unordered_map<std::string, size_t> names_;
     std::vector<Open>                       open_;
@@ -364,8 +372,8 @@ class Beginnings {
 
 } // namespace
 
-void check_grammar(const llama_vocab * vocab, const std::string & grammar) {
-    Beginnings(firsts(Outline(grammar).rules()));
+void check_grammar(const llama_vocab * vocab, const std::string & grammar, bool is_exact) {
+    Beginnings(firsts(Outline(grammar, is_exact).rules()));
     if (!llama_sampler_ptr(llama_sampler_init_grammar(vocab, grammar.c_str(), "root"))) {
         refuse("does not parse as GBNF with a rule named root: " + grammar.substr(0, 200));
     }

@@ -11,6 +11,15 @@ namespace kvf {
 // limit ends the process when the thread's stack does. These limits are far above what people and models write, and let
 // llama.cpp keep to 1 MiB of stack.
 
+// What a template may take to render a request, with all that is tried for it: statements and expressions inside of one
+// another, through macros too; how many are executed, some seconds' worth; characters of a text, or items of a list. A
+// longer request may take more.
+inline constexpr size_t MAX_TEMPLATE_LEVELS    = 400;
+inline constexpr size_t MAX_TEMPLATE_WORK      = 3000000;
+inline constexpr size_t MAX_TEMPLATE_SIZE      = size_t(1) << 22;
+inline constexpr size_t TEMPLATE_WORK_PER_BYTE = 16; // a message of 40 bytes takes some 50, several times over
+inline constexpr size_t TEMPLATE_SIZE_PER_BYTE = 4;
+
 // levels of arrays and objects in JSON
 inline constexpr size_t MAX_JSON_DEPTH = 256;
 

@@ -143,7 +143,7 @@ common_params_sampling sampling_params(const llama_vocab * vocab, const kvf_requ
         out.grammar = { COMMON_GRAMMAR_TYPE_USER, request.grammar };
     }
     if (!out.grammar.empty()) {
-        check_grammar(vocab, out.grammar.grammar);
+        check_grammar(vocab, out.grammar.grammar, /* is_exact = */ out.grammar.type == COMMON_GRAMMAR_TYPE_USER);
     }
     out.logit_bias = biases(vocab, request, !out.grammar.empty());
     return out;

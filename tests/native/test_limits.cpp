@@ -8,8 +8,8 @@
 #include "text/nesting.h"
 #include "text/sampler.h"
 
-#include "kvf_error.h"
 #include "json.h"
+#include "kvf_error.h"
 #include "llama-cpp.h"
 
 #include <pthread.h>
@@ -141,10 +141,10 @@ void check_refused(const char * name, Body body) {
 
 void test_grammars_are_bounded(const Model & model) {
     const auto refused = [&](const char * name, const std::string & grammar) {
-        check_refused(name, [&] { kvf::check_grammar(vocab_of(model), grammar); });
+        check_refused(name, [&] { kvf::check_grammar(vocab_of(model), grammar, /* is_exact = */ true); });
     };
     const auto accepted = [&](const std::string & grammar) {
-        on_a_small_stack([&] { kvf::check_grammar(vocab_of(model), grammar); });
+        on_a_small_stack([&] { kvf::check_grammar(vocab_of(model), grammar, /* is_exact = */ true); });
     };
     const auto chain = [](size_t n, const std::string & before, const std::string & after) {
         std::string grammar = "root ::= r0\n";
@@ -188,8 +188,16 @@ void test_grammars_are_bounded(const Model & model) {
 
     refused("characters and names, repetitions counted", "root ::= \"" + repeated("a", 10000) + "\"{2000}");
     refused("characters and names", "root ::= \"" + repeated("a", 2000000) + "\"");
-    refused("does not parse", "root ::= \"a\"{1000000}");
     accepted("root ::= ((\"a\"{1000}){1000}){1000}");
+    for (const char * count :
+         { "{1000000}", "{2001}", "{2001,}", "{0,2001}", "{1, 5000}", "{1,1000000000}", "{18446744073709551617}" }) {
+        const std::string grammar = std::string("root ::= \"a\"") + count;
+        refused((std::string("grammar: ") + count + ": llama.cpp counts up to 2000").c_str(), grammar);
+    }
+    for (const char * count : { "{2000}", "{0,2000}", "{7,}" }) {
+        accepted(std::string("root ::= \"a\"") + count);
+    }
+    kvf::check_grammar(vocab_of(model), "root ::= \"a\"{1,5000}", /* is_exact = */ false);
     for (const char * broken : { "root",
                                  "root ::=",
                                  "root ::= \"a",
@@ -356,6 +364,111 @@ void test_templates_are_bounded(const Model & model) {
     }
 }
 
+// A template is a program: it may call itself, or go on and on.
+void test_templates_end(const Model & model) {
+    const std::string content = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    const auto        refused = [&](const std::string & source) {
+        on_a_small_stack([&] { // when it is read, where it is tried out, or when it is first used
+            kvf_chat * chat = kvf_chat_create(model.model.get(), source.c_str());
+            if (chat) {
+                CHECK(!kvf_chat_render(chat, ask(R"("enable_thinking": true)").c_str()));
+                kvf_chat_free(chat);
+            }
+            check_last_error("chat_template: runs into");
+        });
+    };
+    refused("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}" + content);
+    refused("{% macro f(n) %}{{ g(n) }}{% endmacro %}{% macro g(n) %}{% if n %}{{ f(n) }}{% endif %}{% endmacro %}" +
+            content + "{{ f(messages) }}");
+    refused(content + "{% for i in range(1000000000) %}a{% endfor %}");
+    refused(content + "{% for i in range(0, -9000000000000000000, -1) %}a{% endfor %}");
+    refused(content + "{% for i in range(5000) %}{% for j in range(5000) %}{% set a = j %}{% endfor %}{% endfor %}");
+    refused(content + "{{ 'ab' * 1000000000 }}");
+    refused(content + "{{ 'a' | indent(100000000000, true) }}");
+    refused("{% set ns = namespace(t='ab') %}{% for i in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}" +
+            content);
+    refused("{% set ns = namespace(t=[1]) %}{% for i in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}" +
+            content);
+    refused("{% set ns = namespace(t=1) %}{% for i in range(60) %}{% set ns.t = [ns.t, ns.t] %}{% endfor %}" + content +
+            "{{ ns.t }}");
+    refused(content + "{% for i in range(3000000) %}{% endfor %}");
+    refused(content + "{% for i in range(0, 9223372036854775807, 9223372036854775806) %}{% endfor %}");
+    refused(content + "{{ ('a' * 100000) | replace('a', 'b' * 100000) }}");
+    refused(content + "{{ ('a' * 100000) | replace('', 'b' * 100000) }}");
+    refused(content + "{{ range(100000) | join('b' * 100000) }}");
+    refused(content + "{{ ('a\n' * 100000) | indent(100000) }}");
+    refused(content + "{{ [[1]] | tojson(indent=1000000000) }}");
+#ifndef __SANITIZE_ADDRESS__ // who contains himself is never given back
+    refused("{% set l = [] %}{% set x = l.append(l) %}" + content + "{{ l }}");
+    refused("{% set l = [] %}{% set x = l.append(l) %}" + content + "{{ l | tojson }}");
+    refused("{% set ns = namespace() %}{% set ns.a = ns %}" + content + "{{ ns.a | tojson }}");
+#endif
+
+    // what is deep without being read is destroyed without a stack as deep
+    on_a_small_stack([&] {
+        const std::string deep =
+            "{% set ns = namespace(l=[]) %}{% for i in range(1500) %}{% set ns.l = [[[[[[[[ns.l]]]]]]]] %}{% endfor %}";
+        kvf_chat * chat = kvf_chat_create(model.model.get(), (deep + content).c_str());
+        CHECK(chat);
+        kvf_chat_free(chat);
+    });
+    on_a_small_stack([&] {
+        kvf_chat * chat = kvf_chat_create(model.model.get(), (content + "{{ 7 is divisibleby 0 }}").c_str());
+        CHECK(!chat || !kvf_chat_render(chat, ask(R"("enable_thinking": true)").c_str()));
+        check_last_error("division by zero");
+        kvf_chat_free(chat);
+    });
+
+    // but what does end may take its time, and call itself
+    on_a_small_stack([&] {
+        const std::string countdown = "{% macro f(n) %}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{{ n }}{% endmacro %}";
+        kvf_chat *        chat =
+            kvf_chat_create(model.model.get(),
+                            (countdown + "{{ f(30) }}{% for i in range(2000) %}{{ i }}{% endfor %}" + content).c_str());
+        CHECK(chat);
+        char * rendered = kvf_chat_render(chat, ask(R"("enable_thinking": true)").c_str());
+        CHECK(rendered && std::strstr(rendered, "012345678910111213") && std::strstr(rendered, "19981999"));
+        kvf_string_free(rendered);
+        kvf_chat_free(chat);
+    });
+}
+
+// A grammar that can be read in ever more ways ends its branch, and no other.
+void test_ambiguous_grammars_end(const Model & model) {
+    kvf_engine * engine = kvf_engine_create(model.model.get(), model.params(256, 64, 4), false, 0.0);
+    CHECK(engine);
+    const Tokens tokens    = { 1, 2, 3 };
+    const auto   submitted = [&](const char * grammar) {
+        kvf_request request          = make_request(tokens, 60);
+        request.grammar              = grammar;
+        request.sampling.temperature = 1.0f;
+        const kvf_branch_id id       = kvf_submit(engine, &request);
+        CHECK(id > 0);
+        return id;
+    };
+    // a choice for each byte: none of them can be left out of account before the end
+    const kvf_branch_id doubling = submitted("root ::= s\ns ::= . s \"b\" | . s \"c\" | . s \"d\"");
+    const kvf_branch_id plain    = submitted("root ::= .*");
+    const kvf_branch_id counting = submitted("root ::= s\ns ::= . s \"b\" | . s"); // as many ways as characters
+    size_t              n_ended  = 0;
+    while (n_ended < 3) {
+        kvf_event event;
+        CHECK(kvf_poll(engine, &event, 1, 60000) == 1);
+        if (event.type != KVF_EVENT_DONE) {
+            continue;
+        }
+        ++n_ended;
+        if (event.branch_id == doubling) {
+            CHECK(event.finish == KVF_FINISH_ERROR);
+            CHECK(std::string(event.text, event.n_text).find("the grammar is too ambiguous") != std::string::npos);
+        } else {
+            CHECK(event.branch_id == plain || event.branch_id == counting);
+            CHECK(event.finish == KVF_FINISH_LENGTH);
+        }
+    }
+    kvf_engine_free(engine);
+}
+
 void test_answers_are_bounded(const Model & model) {
     const std::unique_ptr<kvf_chat, void (*)(kvf_chat *)> chat(kvf_chat_create(model.model.get(), "chatml"),
                                                                kvf_chat_free);
@@ -468,6 +581,8 @@ int main(int argc, char ** argv) {
     test_json_is_measured();
     test_requests_to_render_are_bounded(model);
     test_templates_are_bounded(model);
+    test_templates_end(model);
+    test_ambiguous_grammars_end(model);
     test_answers_are_bounded(model);
     test_parameters_are_bounded(model);
 }
