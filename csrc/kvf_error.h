@@ -2,6 +2,7 @@
 
 #include "kvfork.h"
 
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -13,5 +14,10 @@ struct Error : std::runtime_error {
 
     kvf_error kind;
 };
+
+// why something failed, for people
+inline const char * reason(const std::exception & e) noexcept {
+    return dynamic_cast<const std::bad_alloc *>(&e) ? "out of memory" : e.what();
+}
 
 } // namespace kvf

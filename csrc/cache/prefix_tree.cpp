@@ -1,6 +1,7 @@
 #include "cache/prefix_tree.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 namespace kvf {
@@ -25,12 +26,23 @@ PrefixTree::~PrefixTree() = default;
 void PrefixTree::insert(llama_seq_id seq, const std::vector<llama_token> & tokens, const std::string & name_space) {
     std::unique_ptr<Node> & root = roots_[name_space];
     if (!root) {
-        root             = std::make_unique<Node>();
-        root->name_space = name_space;
+        try {
+            root             = std::make_unique<Node>();
+            root->name_space = name_space;
+        } catch (...) {
+            roots_.erase(name_space);
+            throw;
+        }
     }
     Node * node = walk(root.get(), tokens.data(), tokens.size());
-    node->seqs.push_back(seq);
-    node_of_[seq] = node;
+    try {
+        node_of_[seq] = node;
+        node->seqs.push_back(seq);
+    } catch (...) {
+        node_of_.erase(seq);
+        prune(node);
+        throw;
+    }
 }
 
 void PrefixTree::append(llama_seq_id seq, llama_token token) {
@@ -39,22 +51,23 @@ void PrefixTree::append(llama_seq_id seq, llama_token token) {
         node->edge.push_back(token); // alone at the end of a path, as a decoding branch mostly is
         return;
     }
-    Node * next = walk(node, &token, 1);
-    next->seqs.push_back(seq);
-    node_of_[seq] = next;
-    node->seqs.erase(std::find(node->seqs.begin(), node->seqs.end(), seq));
-    prune(node);
+    move(seq, walk(node, &token, 1));
 }
 
 void PrefixTree::truncate(llama_seq_id seq, size_t n) {
-    std::vector<llama_token> first = tokens(seq);
-    if (n >= first.size()) {
+    Node * node = node_of_.at(seq);
+    size_t end  = 0; // tokens from the root to the node's end
+    for (const Node * above = node; above; above = above->parent) {
+        end += above->edge.size();
+    }
+    if (n >= end) {
         return;
     }
-    first.resize(n);
-    const std::string in = name_space(seq); // which may go below
-    erase(seq);
-    insert(seq, first, in);
+    while (node->parent && end - node->edge.size() >= n) {
+        end -= node->edge.size();
+        node = node->parent;
+    }
+    move(seq, n < end ? split(node, node->edge.size() - (end - n)) : node);
 }
 
 std::vector<llama_token> PrefixTree::tokens(llama_seq_id seq) const {
@@ -73,7 +86,7 @@ const std::string & PrefixTree::name_space(llama_seq_id seq) const {
     return node->name_space;
 }
 
-void PrefixTree::erase(llama_seq_id seq) {
+void PrefixTree::erase(llama_seq_id seq) noexcept {
     const auto it = node_of_.find(seq);
     if (it == node_of_.end()) {
         return;
@@ -82,6 +95,11 @@ void PrefixTree::erase(llama_seq_id seq) {
     node_of_.erase(it);
     node->seqs.erase(std::find(node->seqs.begin(), node->seqs.end(), seq));
     prune(node);
+}
+
+void PrefixTree::clear() noexcept {
+    roots_.clear();
+    node_of_.clear();
 }
 
 // Visits what ends at or below a node, then what else does at or below its parent, and so on, until visit says no.
@@ -212,41 +230,63 @@ bool PrefixTree::is_sound() const {
 
 // the node that lies n tokens below the given one, made where there is none
 PrefixTree::Node * PrefixTree::walk(Node * node, const llama_token * tokens, size_t n) {
-    while (n > 0) {
-        Node * next = node->child(*tokens);
-        if (!next) {
-            auto leaf    = std::make_unique<Node>();
-            leaf->parent = node;
-            leaf->edge.assign(tokens, tokens + n);
-            return (node->children[*tokens] = std::move(leaf)).get();
+    try {
+        while (n > 0) {
+            Node * next = node->child(*tokens);
+            if (!next) {
+                auto leaf    = std::make_unique<Node>();
+                leaf->parent = node;
+                leaf->edge.assign(tokens, tokens + n);
+                return (node->children[*tokens] = std::move(leaf)).get();
+            }
+            const size_t n_cmp = std::min(next->edge.size(), n);
+            const size_t n_common =
+                std::mismatch(next->edge.begin(), next->edge.begin() + n_cmp, tokens).first - next->edge.begin();
+            node = n_common < next->edge.size() ? split(next, n_common) : next;
+            tokens += n_common;
+            n -= n_common;
         }
-        const size_t n_cmp = std::min(next->edge.size(), n);
-        const size_t n_common =
-            std::mismatch(next->edge.begin(), next->edge.begin() + n_cmp, tokens).first - next->edge.begin();
-        node = n_common < next->edge.size() ? split(next, n_common) : next;
-        tokens += n_common;
-        n -= n_common;
+        return node;
+    } catch (...) { // of no memory; what was made for nothing goes
+        prune(node);
+        throw;
     }
-    return node;
 }
 
 // puts a new node n tokens down a node's edge and returns it
 PrefixTree::Node * PrefixTree::split(Node * node, size_t n) {
-    auto & slot  = node->parent->children[node->edge.front()];
+    auto & slot  = node->parent->children.at(node->edge.front());
     auto   upper = std::make_unique<Node>();
     Node * mid   = upper.get();
 
     mid->parent = node->parent;
     mid->edge.assign(node->edge.begin(), node->edge.begin() + n);
+    auto & below = mid->children[node->edge[n]];
+
+    // from here on nothing can fail
     node->edge.erase(node->edge.begin(), node->edge.begin() + n);
-    node->parent                      = mid;
-    mid->children[node->edge.front()] = std::move(slot);
-    slot                              = std::move(upper);
+    node->parent = mid;
+    below        = std::move(slot);
+    slot         = std::move(upper);
     return mid;
 }
 
+// a sequence ends at another node from now on
+void PrefixTree::move(llama_seq_id seq, Node * to) {
+    try {
+        to->seqs.push_back(seq);
+    } catch (...) {
+        prune(to);
+        throw;
+    }
+    Node *& node = node_of_.at(seq);
+    Node *  from = std::exchange(node, to);
+    from->seqs.erase(std::find(from->seqs.begin(), from->seqs.end(), seq));
+    prune(from);
+}
+
 // after a node has lost a sequence or a child: removes it, or joins it with its only child, if nothing needs it
-void PrefixTree::prune(Node * node) {
+void PrefixTree::prune(Node * node) noexcept {
     if (!node->seqs.empty()) {
         return;
     }
@@ -262,10 +302,15 @@ void PrefixTree::prune(Node * node) {
         parent->children.erase(first);
         prune(parent);
     } else if (node->children.size() == 1) {
-        std::unique_ptr<Node> child = std::move(node->children.begin()->second);
-        child->edge.insert(child->edge.begin(), node->edge.begin(), node->edge.end());
-        child->parent                         = parent;
-        parent->children[child->edge.front()] = std::move(child);
+        Node * only = node->children.begin()->second.get();
+        try {
+            only->edge.insert(only->edge.begin(), node->edge.begin(), node->edge.end());
+        } catch (const std::bad_alloc &) {
+            return; // they stay two, which finds the same
+        }
+        std::unique_ptr<Node> child                        = std::move(node->children.begin()->second);
+        child->parent                                      = parent;
+        parent->children.find(child->edge.front())->second = std::move(child);
     }
 }
 

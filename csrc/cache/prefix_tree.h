@@ -18,6 +18,8 @@ namespace kvf {
 // cells: what a sequence has already computed of its tokens is the scheduler's business.
 //
 // Each namespace has a root of its own, so that what is in one is never found in another.
+//
+// Where there is no memory, a call throws std::bad_alloc, and the tree holds what it held before.
 class PrefixTree {
   public:
     PrefixTree();
@@ -33,7 +35,10 @@ class PrefixTree {
     void truncate(llama_seq_id seq, size_t n);
 
     // forgets a sequence; unknown ones are ignored
-    void erase(llama_seq_id seq);
+    void erase(llama_seq_id seq) noexcept;
+
+    // forgets all
+    void clear() noexcept;
 
     // of a sequence that is in the tree
     std::vector<llama_token> tokens(llama_seq_id seq) const;
@@ -57,8 +62,8 @@ class PrefixTree {
     // tokens held by all edges together
     size_t n_tokens() const;
 
-    // every node but the root has a sequence or at least two children, every edge is found under its first token;
-    // for tests
+    // every node but the root has a sequence or at least two children (or there was no memory to join it with its only
+    // one), every edge is found under its first token; for tests
     bool is_sound() const;
 
   private:
@@ -71,7 +76,8 @@ class PrefixTree {
 
     Node * walk(Node * node, const llama_token * tokens, size_t n);
     Node * split(Node * node, size_t n);
-    void   prune(Node * node);
+    void   move(llama_seq_id seq, Node * to);
+    void   prune(Node * node) noexcept;
 
     std::map<std::string, std::unique_ptr<Node>> roots_; // by namespace
     std::unordered_map<llama_seq_id, Node *>     node_of_;

@@ -3,15 +3,16 @@
 #include "llama-fork.h"
 #include "llama-pages.h"
 
+#include <numeric>
+
 namespace kvf {
 
 Sequences::Sequences(llama_context * ctx, Room & room) : ctx_(ctx), memory_(llama_get_memory(ctx)), room_(room) {
     const llama_model * model = llama_get_model(ctx);
     forks_anywhere_ =
         !llama_model_is_recurrent(model) && !llama_model_is_hybrid(model) && llama_model_n_swa(model) == 0;
-    for (llama_seq_id seq = static_cast<llama_seq_id>(llama_n_seq_max(ctx)) - 1; seq >= 0; --seq) {
-        free_.push_back(seq);
-    }
+    free_.resize(llama_n_seq_max(ctx));
+    std::iota(free_.rbegin(), free_.rend(), 0);
 }
 
 llama_seq_id Sequences::take() {
@@ -25,7 +26,14 @@ llama_seq_id Sequences::take() {
 
 void Sequences::give_back(llama_seq_id seq) {
     llama_memory_seq_drop(memory_, seq);
-    free_.push_back(seq);
+    free_.push_back(seq); // it has been there
+}
+
+void Sequences::clear() {
+    llama_synchronize(ctx_);
+    llama_memory_clear(memory_, /* data = */ false);
+    free_.resize(llama_n_seq_max(ctx_));
+    std::iota(free_.rbegin(), free_.rend(), 0);
 }
 
 bool Sequences::fork(llama_seq_id src, llama_seq_id dst, size_t n) {

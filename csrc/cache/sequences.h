@@ -22,6 +22,9 @@ class Sequences {
     // gives an id back and drops its sequence
     void give_back(llama_seq_id seq);
 
+    // gives all of them back, whatever the memory holds
+    void clear();
+
     // makes dst, which must be empty, the first n tokens of src, to be continued; false (dst stays empty) if this memory
     // cannot. The page that n lies in is copied
     bool fork(llama_seq_id src, llama_seq_id dst, size_t n);

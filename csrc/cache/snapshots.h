@@ -45,6 +45,9 @@ class Snapshots {
     // unknown ones are ignored, by this and by what follows
     void erase(llama_seq_id seq);
 
+    // forgets all of them, but no run
+    void clear() noexcept { snapshots_.clear(); }
+
     // somebody starts from it
     void use(llama_seq_id seq);
 

@@ -146,15 +146,10 @@ void Engine::end_run(kvf_run_id run) {
 }
 
 void Engine::clear() {
-    auto done    = std::make_shared<std::promise<void>>();
-    auto waiting = done->get_future();
-    post({ [this, done](Scheduler & scheduler, std::vector<Event> &) {
+    ask([this](Scheduler & scheduler) {
         scheduler.clear();
         publish_stats();
-        done->set_value();
-    } });
-    done.reset();
-    waiting.get();
+    });
 }
 
 void Engine::open_store(const std::string & path,
@@ -260,12 +255,12 @@ void Engine::set_lora(llama_adapter_lora * lora, float scale) {
     if (store()) {
         throw Error(KVF_ERROR_INVALID, "lora: the engine has a store already, which is for the weights without it");
     }
-    post({ [=](Scheduler & scheduler, std::vector<Event> &) {
+    ask([=](Scheduler & scheduler) {
         llama_adapter_lora * loras[]  = { lora };
         float                scales[] = { scale };
         llama_set_adapters_lora(ctx_.get(), loras, 1, scales);
         scheduler.clear(); // computed with other weights
-    } });
+    });
 }
 
 void Engine::close() {
@@ -303,6 +298,22 @@ void Engine::post(Command command) {
     mailbox_filled_.notify_one();
 }
 
+void Engine::ask(const std::function<void(Scheduler & scheduler)> & work) {
+    auto done    = std::make_shared<std::promise<void>>();
+    auto waiting = done->get_future();
+    post({ [done, work](Scheduler & scheduler, std::vector<Event> &) {
+        try {
+            work(scheduler);
+        } catch (...) {
+            done->set_exception(std::current_exception());
+            throw;
+        }
+        done->set_value();
+    } });
+    done.reset();
+    waiting.get();
+}
+
 void Engine::publish_stats() {
     const std::lock_guard<std::mutex> lock(stats_mutex_);
     stats_ = scheduler_->stats();
@@ -324,22 +335,23 @@ void Engine::run() {
     std::vector<Event>   out;
     std::vector<Command> commands;
 
-    // all that runs ends where something fails unforeseen, and so does a branch that was just to begin
+    // Where something fails unforeseen, a branch that was just to begin fails alone. Otherwise all do, and the cache is made
+    // anew: it may be half changed.
     const auto fail = [&](const char * why, kvf_branch_id beginning) {
-        const bool is_lost = beginning && !scheduler_->has(beginning);
         insist([&] {
             const std::string message = std::string("the engine failed: ") + why;
-            scheduler_->fail_all(KVF_ERROR_INTERNAL, message, out);
+            if (beginning) {
+                scheduler_->fail_unknown(beginning, KVF_ERROR_INTERNAL, message, out);
+            } else {
+                scheduler_->reset(KVF_ERROR_INTERNAL, message, out);
+            }
         });
-        if (is_lost) {
-            insist([&] { scheduler_->fail_unknown(beginning, KVF_ERROR_INTERNAL, std::string(why), out); });
-        }
     };
     const auto guarded = [&](kvf_branch_id beginning, auto && work) {
         try {
             work();
         } catch (const std::exception & e) {
-            fail(e.what(), beginning);
+            fail(reason(e), beginning);
         } catch (...) {
             fail("llama.cpp does not say why", beginning);
         }

@@ -56,6 +56,10 @@ class Engine {
 
     // hands something to the engine's thread; throws Error(KVF_ERROR_CLOSED)
     void post(Command command);
+
+    // has something done by the engine's thread, waits for it, and throws what it threw
+    void ask(const std::function<void(Scheduler & scheduler)> & work);
+
     void run();
     void publish_stats();
 

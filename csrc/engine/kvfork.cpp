@@ -96,7 +96,10 @@ void log_message(ggml_log_level level, const char * text, void *) {
                 !kvf::aborts_computation();
     }
     if (keeps) {
-        kept_errors += text;
+        try {
+            kept_errors += text;
+        } catch (const std::bad_alloc &) { // llama.cpp reports that, too, and does not expect it of a report
+        }
     }
     if (shows) {
         std::fputs(text, stderr);

@@ -32,8 +32,18 @@ void Scheduler::submit(std::unique_ptr<Branch> branch) {
     if (restores_) {
         restores_->look_up(*branch);
     }
-    Branch & added = *(branches_[branch->id] = std::move(branch));
-    waiting_.add(added);
+    begin(std::move(branch));
+}
+
+void Scheduler::begin(std::unique_ptr<Branch> branch) {
+    const kvf_branch_id id    = branch->id;
+    Branch &            added = *(branches_[id] = std::move(branch));
+    try {
+        waiting_.add(added);
+    } catch (...) {
+        branches_.erase(id);
+        throw;
+    }
 }
 
 void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, std::vector<Event> & out) {
@@ -52,11 +62,10 @@ void Scheduler::fork(kvf_branch_id parent, kvf_branch_id child, uint32_t seed, s
             branch->sampler = clone_sampler(from.sampler.get(), seed);
         }
     } catch (const std::exception & e) {
-        out.push_back(make_failure(*branch, KVF_ERROR_INTERNAL, std::string("fork: the sampler failed: ") + e.what()));
+        out.push_back(make_failure(*branch, KVF_ERROR_INTERNAL, std::string("fork: the sampler failed: ") + reason(e)));
         return;
     }
-    Branch & added = *(branches_[child] = std::move(branch));
-    waiting_.add(added);
+    begin(std::move(branch));
 }
 
 void Scheduler::cancel(kvf_branch_id id, std::vector<Event> & out) {
@@ -80,6 +89,26 @@ void Scheduler::fail_all(kvf_error error, const std::string & message, std::vect
     while (!branches_.empty()) {
         fail(*branches_.begin()->second, error, message, out);
     }
+}
+
+void Scheduler::reset(kvf_error error, const std::string & message, std::vector<Event> & out) {
+    if (saves_) {
+        saves_->clear();
+    }
+    tree_.clear();
+    snapshots_.clear();
+    waiting_.clear();
+    gave_way_.clear();
+    started_.clear();
+    running_.clear();
+    sequences_.clear();
+    for (const auto & [id, branch] : branches_) {
+        branch->seq   = -1;
+        branch->owner = nullptr;
+        branch->waiters.clear();
+        branch->reading.reset();
+    }
+    fail_all(error, message, out);
 }
 
 void Scheduler::clear() {
@@ -402,24 +431,34 @@ std::vector<Rows> Scheduler::compose() {
 }
 
 void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & out) {
-    const float * logits  = llama_get_logits_ith(ctx_, i_logits);
-    const int32_t n_vocab = llama_vocab_n_tokens(vocab_);
-    llama_token   token   = most_likely(branch.sampling, logits, n_vocab);
+    kvf_finish reason = KVF_FINISH_NONE;
     try {
-        if (token == LLAMA_TOKEN_NULL) {
-            token = choose_of_few(branch.sampler.get(), branch.sampling, logits, n_vocab);
-        }
-        if (token == LLAMA_TOKEN_NULL) {
-            token = choose(branch.sampler.get(), ctx_, i_logits);
-        }
-        common_sampler_accept(branch.sampler.get(), token, /* is_generated = */ true);
+        reason = add_token(branch, i_logits, out);
     } catch (const Error & e) {
         fail(branch, e.kind, e.what(), out);
         return;
     } catch (const std::exception & e) {
-        fail(branch, KVF_ERROR_INTERNAL, std::string("sampling failed: ") + e.what(), out);
+        fail(branch, KVF_ERROR_INTERNAL, std::string("sampling failed: ") + kvf::reason(e), out);
         return;
     }
+    if (reason != KVF_FINISH_NONE) {
+        finish(branch, reason, out);
+    }
+}
+
+// A branch's next token, and the event that shows it. Returns why it is the last one, if it is. What it throws is this
+// branch's alone.
+kvf_finish Scheduler::add_token(Branch & branch, int32_t i_logits, std::vector<Event> & out) {
+    const float * logits  = llama_get_logits_ith(ctx_, i_logits);
+    const int32_t n_vocab = llama_vocab_n_tokens(vocab_);
+    llama_token   token   = most_likely(branch.sampling, logits, n_vocab);
+    if (token == LLAMA_TOKEN_NULL) {
+        token = choose_of_few(branch.sampler.get(), branch.sampling, logits, n_vocab);
+    }
+    if (token == LLAMA_TOKEN_NULL) {
+        token = choose(branch.sampler.get(), ctx_, i_logits);
+    }
+    common_sampler_accept(branch.sampler.get(), token, /* is_generated = */ true);
 
     const auto now = params_.now();
     if (branch.usage.n_generated++ == 0) {
@@ -458,9 +497,7 @@ void Scheduler::sample(Branch & branch, int32_t i_logits, std::vector<Event> & o
     if (!is_eog || !event.text.empty()) {
         out.push_back(std::move(event));
     }
-    if (reason != KVF_FINISH_NONE) {
-        finish(branch, reason, out);
-    }
+    return reason;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

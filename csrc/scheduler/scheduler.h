@@ -45,6 +45,7 @@ class Scheduler {
     Scheduler(llama_context * ctx, Params params);
     ~Scheduler();
 
+    // What throws, here and in fork(), has begun no branch, and changed nothing for others.
     void submit(std::unique_ptr<Branch> branch);
 
     // a new branch that goes on from where another one is; a seed of LLAMA_DEFAULT_SEED keeps its random state
@@ -55,14 +56,15 @@ class Scheduler {
     // what is kept for this run only is not kept any more
     void end_run(kvf_run_id run);
 
-    // somebody waits for this branch's end
-    bool has(kvf_branch_id id) const { return branches_.count(id) > 0; }
-
     // ends a branch that has not begun
     void fail_unknown(kvf_branch_id id, kvf_error error, const std::string & message, std::vector<Event> & out);
 
     // ends every branch; where memory is short it throws, and can be called again for those that are left
     void fail_all(kvf_error error, const std::string & message, std::vector<Event> & out);
+
+    // After something else has thrown: nothing that was in the cache is trusted, so that all of it goes, with what the store
+    // has not got of it, and every branch ends. As fail_all(), it can be called again.
+    void reset(kvf_error error, const std::string & message, std::vector<Event> & out);
 
     // drops every snapshot
     void clear();
@@ -122,6 +124,7 @@ class Scheduler {
     std::vector<Rows> compose();
     bool              compute(std::vector<Rows> & rows, std::vector<Event> & out);
     void              sample(Branch & branch, int32_t i_logits, std::vector<Event> & out);
+    kvf_finish        add_token(Branch & branch, int32_t i_logits, std::vector<Event> & out);
 
     bool          make_room(const Room::Need & need, bool for_sequence, llama_seq_id but, bool last_resort);
     bool          make_some_room();
@@ -134,6 +137,7 @@ class Scheduler {
     void          preempt(Branch & branch);
     void          release(Branch & branch);
     void          leave(Branch & branch);
+    void          begin(std::unique_ptr<Branch> branch);
     kvf_branch_id branch_at(llama_seq_id seq) const;
 
     void finish(Branch & branch, kvf_finish reason, std::vector<Event> & out);

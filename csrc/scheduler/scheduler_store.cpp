@@ -16,10 +16,13 @@ void Scheduler::open_store(std::shared_ptr<Store> store) {
     if (!saves->why_not().empty()) {
         throw Error(KVF_ERROR_INVALID, "a store cannot keep what this model computes: " + saves->why_not());
     }
+    auto                            restores  = std::make_unique<Restores>(ctx_, *store);
+    const std::vector<llama_seq_id> snapshots = snapshots_.all();
+
     store_    = std::move(store);
     saves_    = std::move(saves);
-    restores_ = std::make_unique<Restores>(ctx_, *store_);
-    for (const llama_seq_id seq : snapshots_.all()) {
+    restores_ = std::move(restores);
+    for (const llama_seq_id seq : snapshots) {
         save(seq, 0, 0);
     }
 }

@@ -3,8 +3,18 @@
 namespace kvf {
 
 void Waiting::add(Branch & branch) {
-    all_[branch.id]   = &branch;
-    ready_[branch.id] = &branch;
+    all_[branch.id] = &branch;
+    try {
+        ready_[branch.id] = &branch;
+    } catch (...) {
+        all_.erase(branch.id);
+        throw;
+    }
+}
+
+void Waiting::clear() noexcept {
+    all_.clear();
+    ready_.clear();
 }
 
 void Waiting::remove(Branch & branch) {

@@ -21,6 +21,9 @@ class Waiting {
     // it does not wait any more; unknown ones are ignored
     void remove(Branch & branch);
 
+    // forgets all
+    void clear() noexcept;
+
     // a ready one waits until another branch has computed its first n tokens
     void wait_for(Branch & branch, Branch & owner, size_t n);
 

@@ -36,6 +36,9 @@ class Saves {
     // it goes: what has not been copied is not kept
     void forget(llama_seq_id seq);
 
+    // all go
+    void clear() noexcept { saves_.clear(); }
+
     bool empty() const { return saves_.empty(); }
 
     bool has(llama_seq_id seq) const;

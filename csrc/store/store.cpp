@@ -1,13 +1,16 @@
 #include "store/store.h"
 
+#include "kvf_error.h"
 #include "store/folder.h"
 
 #include "nlohmann/json.hpp"
 
 #include <algorithm>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <set>
 
@@ -59,8 +62,9 @@ struct Store::State {
 
     void tell(const std::string & kind, const std::string & text) {
         const std::lock_guard<std::mutex> lock(mutex);
-        if (told.insert(kind).second) {
+        if (told.count(kind) == 0) {
             fault += (fault.empty() ? "" : " ") + text;
+            told.insert(kind);
         }
     }
 
@@ -86,7 +90,7 @@ struct Store::State {
         }
         const std::string said = it->second.refresh();
         if (!said.empty()) {
-            tell_damage(said);
+            tell_damage(said.c_str());
         }
         return work(it->second);
     }
@@ -138,13 +142,23 @@ struct Store::State {
         return about.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
     }
 
-    void tell_damage(const std::string & said) {
-        tell("damage", "The store had a damaged file, " + said +
-                           ". It was removed, and what it had is computed again; so will others be, without a word.");
+    // these two are for handlers of exceptions: where there is no memory to tell of one, nobody is told
+
+    void tell_damage(const char * said) noexcept {
+        try {
+            tell("damage",
+                 std::string("The store had a damaged file, ") + said +
+                     ". It was removed, and what it had is computed again; so will others be, without a word.");
+        } catch (const std::bad_alloc &) {
+        }
     }
 
-    void tell_refusal(const std::string & kind, const std::string & doing, const std::string & why) {
-        tell(kind, "The store cannot be " + doing + ": " + why + ". Answers do not depend on it.");
+    void tell_refusal(const char * kind, const char * doing, const std::exception & why) noexcept {
+        try {
+            tell(kind,
+                 std::string("The store cannot be ") + doing + ": " + reason(why) + ". Answers do not depend on it.");
+        } catch (const std::bad_alloc &) {
+        }
     }
 };
 
@@ -196,12 +210,16 @@ struct Store::Reading::Shared {
             }
         } catch (const std::exception & e) {
             good = false;
-            state->tell_refusal("read", "read", e.what());
+            state->tell_refusal("read", "read", e);
         }
         {
             const std::lock_guard<std::mutex> lock(state->mutex);
-            if (good) {
-                ready.push_back(std::move(block));
+            try {
+                if (good) {
+                    ready.push_back(std::move(block));
+                }
+            } catch (const std::bad_alloc &) {
+                good = false;
             }
             ended = ended || !good || i + 1 == pieces.size();
             ++state->n_news;
@@ -238,7 +256,7 @@ Store::Store(Params params) : state_(std::make_shared<State>(std::move(params)))
             const Folder::Lock mine(folder);
             folder.clean();
         } catch (const std::exception & e) {
-            state->tell_refusal("write", "written", e.what());
+            state->tell_refusal("write", "written", e);
         }
     });
 }
@@ -254,7 +272,7 @@ std::shared_ptr<Store::Lookup> Store::look_up(const std::string &      name_spac
             lookup->pieces_ =
                 state->with_shelf(name_space, [&](const Shelf & shelf) { return shelf.find(tokens, n_max); });
         } catch (const std::exception & e) {
-            state->tell_refusal("read", "read", e.what());
+            state->tell_refusal("read", "read", e);
         }
         const std::lock_guard<std::mutex> lock(state->mutex);
         lookup->number_ = ++state->n_news;
@@ -314,14 +332,10 @@ bool Store::has_room() const {
 
 void Store::write(const std::string & name_space, Segment segment, Payload payload) {
     const Digest name = segment.name();
-    {
-        const std::lock_guard<std::mutex> lock(state_->mutex);
-        state_->n_bytes_queued += payload.size;
-        state_->handed[name] = UINT64_MAX; // until it is known whether it is there
-    }
     // std::function wants to copy what it holds
     auto kept = std::make_shared<std::pair<Segment, Payload>>(std::move(segment), std::move(payload));
-    writer_.post([state = state_, name_space, name, kept] {
+
+    std::function<void()> work = [state = state_, name_space, name, kept] {
         std::string why_not = state->why_paused;
         if (steady_clock::now() >= state->paused_until) {
             try {
@@ -329,7 +343,7 @@ void Store::write(const std::string & name_space, Segment segment, Payload paylo
             } catch (const std::exception & e) {
                 why_not = state->why_paused = e.what();
                 state->paused_until         = steady_clock::now() + PAUSE;
-                state->tell_refusal("write", "written", e.what());
+                state->tell_refusal("write", "written", e);
             }
         }
         const std::lock_guard<std::mutex> lock(state->mutex);
@@ -343,7 +357,16 @@ void Store::write(const std::string & name_space, Segment segment, Payload paylo
             state->last_refusal = why_not;
         }
         state->news.notify_all();
-    });
+    };
+    const std::lock_guard<std::mutex> lock(state_->mutex);
+    state_->handed[name] = UINT64_MAX; // until it is known whether it is there
+    try {
+        writer_.post(std::move(work));
+    } catch (...) {
+        state_->handed.erase(name);
+        throw;
+    }
+    state_->n_bytes_queued += kept->second.size;
 }
 
 bool Store::finish() {

@@ -73,7 +73,11 @@ void Worker::run(State & state) {
             const std::function<void()> work = std::move(state.todo.front());
             state.todo.pop_front();
             lock.unlock();
-            work();
+            try {
+                work();
+            } catch (const std::exception &) {
+                // There was not even the memory to tell of a failure. Whoever waits does so for a limited time.
+            }
         }
         lock.lock();
         ++state.n_done;
