@@ -94,7 +94,7 @@ FORCE:
 native-tests: install
 	$(TOOLS) cmake --build build/native --target kvfork-tests
 
-# a stock libllama, which ours must get along with
+# a stock libllama, which ours must get along with, and a llama-server, which ChatKVForkServer speaks to
 stock: build/stock/built
 
 # llama.cpp takes the repository it lies in for its own; this one's commits would rebuild it
@@ -108,7 +108,7 @@ build/stock/configured: $(PATCHES)/upstream.toml | $(STAMPS)/tools
 	@touch $@
 
 build/stock/built: build/stock/configured
-	$(STOCK_CMAKE) --build build/stock --target llama
+	$(STOCK_CMAKE) --build build/stock --target llama llama-server
 	@touch $@
 
 # side by side with llama.cpp's own tools; see benchmarks/README.md
@@ -119,7 +119,7 @@ bench: install build/stock/tools-built
 	$(BIN)/python -m benchmarks $(GRID)
 
 build/stock/tools-built: build/stock/built
-	$(STOCK_CMAKE) --build build/stock --target llama-batched-bench llama-server
+	$(STOCK_CMAKE) --build build/stock --target llama-batched-bench
 	@touch $@
 
 comma := ,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         ProcessForkedError,
         PromptWarning,
         SchemaWarning,
+        ServerWarning,
         StoreWarning,
     )
     from langgraph_kvfork.graph.branches import ForkBranch
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from langgraph_kvfork.report.counts import ReportedCall
     from langgraph_kvfork.report.fork_report import ForkReport
     from langgraph_kvfork.report.metrics import record_metrics
+    from langgraph_kvfork.server.model import ChatKVForkServer as ChatKVForkServer
 
 __all__ = [
     "AsyncBranch",
@@ -97,6 +99,7 @@ __all__ = [
     "Request",
     "SchemaWarning",
     "SearchPath",
+    "ServerWarning",
     "SmallPoolWarning",
     "StoreWarning",
     "StructuredOutputError",
@@ -139,6 +142,8 @@ _MODULES = {
     "report.counts": ("ReportedCall",),
     "report.fork_report": ("ForkReport",),
     "report.metrics": ("record_metrics",),
+    # neither: it needs langchain-openai
+    "server.model": ("ChatKVForkServer",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 """Where each name is; the other exceptions are in `errors`."""

@@ -101,6 +101,10 @@ class StoreWarning(UserWarning):
     """
 
 
+class ServerWarning(UserWarning):
+    """A server does not report something, or cannot share as it was started; it ends no call."""
+
+
 class SchemaWarning(UserWarning):
     """A schema says something that does not hold while an answer is generated.
 

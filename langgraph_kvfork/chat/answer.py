@@ -28,6 +28,9 @@ from langgraph_kvfork.engine.engine import Engine
 PROVIDER = "kvfork"
 """`model_provider` in messages, and `ls_provider` in traces."""
 
+SERVER_PROVIDER = "kvfork-server"
+"""`ls_provider` of a chat model on a server, whose messages are OpenAI's."""
+
 
 class Answer:
     """Turns a branch's events into message chunks.

@@ -36,6 +36,7 @@ from langgraph_kvfork.arguments import (
     TensorSplit,
     Threads,
 )
+from langgraph_kvfork.chat.ahead import ComputesAhead
 from langgraph_kvfork.chat.errors import langchain_errors
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.engine.default_model import FILE, smollm2_path
@@ -51,7 +52,7 @@ ENGINE_FIELDS = tuple(field.name for field in fields(EngineParams) if field.init
 """What an engine is built from, and no call can change."""
 
 
-class LocalChatModel(BaseChatModel):
+class LocalChatModel(BaseChatModel, ComputesAhead):
     """A chat model that an engine of this process runs."""
 
     model_config = ConfigDict(

@@ -534,7 +534,13 @@ class ChatKVFork(LocalChatModel):
             prompt, tokens, request, answer = self._prepare(call, engine, messages)
             send_heartbeat, listen, run_id = heartbeat(), token_listener(), run_id_of_call(engine)
             with (
-                watched_order(engine, messages, prompt, request),
+                watched_order(
+                    engine,
+                    messages,
+                    prompt,
+                    shared=request.share_prefix,
+                    namespace=request.namespace,
+                ),
                 watched_pool(engine, run_id) as watch_pool,
                 engine.generate(tokens, request, timeout=call.timeout, run_id=run_id) as branch,
             ):
@@ -559,7 +565,13 @@ class ChatKVFork(LocalChatModel):
             )
             send_heartbeat, listen, run_id = heartbeat(), token_listener(), run_id_of_call(engine)
             with (
-                watched_order(engine, messages, prompt, request),
+                watched_order(
+                    engine,
+                    messages,
+                    prompt,
+                    shared=request.share_prefix,
+                    namespace=request.namespace,
+                ),
                 watched_pool(engine, run_id) as watch_pool,
             ):
                 stream = engine.agenerate(tokens, request, timeout=call.timeout, run_id=run_id)

@@ -51,6 +51,12 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.server is not None:
+        from langgraph_kvfork.cli.server_doctor import server_doctor, server_text
+
+        found = server_doctor(options.server, options.api_key)
+        _show(found, server_text, as_json=options.json)
+        return 0
     from langgraph_kvfork.cli.doctor import doctor, doctor_text
     from langgraph_kvfork.engine.default_model import smollm2_path
 
@@ -175,6 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help=what, description=f"Say {what}.")
     doctor.add_argument("--model", help="GGUF file; else SmolLM2-135M-Instruct")
     doctor.add_argument("--cache-dir", help="the store's folder; else KVFORK_CACHE_DIR")
+    doctor.add_argument("--server", help="address of a server to look at instead of this machine")
+    doctor.add_argument("--api-key", help="its key, if it has one")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
 

@@ -29,7 +29,7 @@ from langchain_core.runnables import (
 from langchain_core.runnables.config import patch_config
 
 from langgraph_kvfork.branches.events import PrefillProgress, Usage
-from langgraph_kvfork.chat.model import ChatKVFork
+from langgraph_kvfork.chat.ahead import ComputesAhead
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.errors import KVForkError
 from langgraph_kvfork.graph.branches import BranchMessages
@@ -192,7 +192,7 @@ class PrefillNode(Runnable[Any, dict[str, Any]]):
 
 
 def _compute(
-    found: Found[ChatKVFork],
+    found: Found[ComputesAhead],
     messages: Any,
     config: RunnableConfig,
     on_progress: Callable[[PrefillProgress], None] | None,
@@ -205,7 +205,9 @@ def _compute(
     return event
 
 
-def _start(found: Found[ChatKVFork], messages: Any, config: RunnableConfig, *, save: bool) -> None:
+def _start(
+    found: Found[ComputesAhead], messages: Any, config: RunnableConfig, *, save: bool
+) -> None:
     """Compute in a thread of its own: a task would end with its event loop."""
 
     def compute() -> None:
@@ -218,14 +220,15 @@ def _start(found: Found[ChatKVFork], messages: Any, config: RunnableConfig, *, s
     threading.Thread(target=compute, name="kvfork prefill", daemon=True).start()
 
 
-def _event(found: Found[ChatKVFork], usage: Usage) -> dict[str, Any]:
+def _event(found: Found[ComputesAhead], usage: Usage) -> dict[str, Any]:
     return {"model_name": found.model._model_name, **asdict(usage)}
 
 
-def _found(llm: object, config: RunnableConfig | None = None) -> Found[ChatKVFork]:
+def _found(llm: object, config: RunnableConfig | None = None) -> Found[ComputesAhead]:
     """Return the chat model in the runnable that the node was given."""
-    found = find_model(llm, ChatKVFork, config)
-    require(found is not None, "llm", llm, "pass a ChatKVFork")
+    found = find_model(llm, ComputesAhead, config)  # type: ignore[type-abstract]
+    remedy = "pass a ChatKVFork, or a ChatKVForkServer: no other model can compute ahead"
+    require(found is not None, "llm", llm, remedy)
     assert found is not None
     found.kwargs.pop("ls_structured_output_format", None)
     return found

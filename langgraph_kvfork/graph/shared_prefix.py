@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from langchain_core.tools import BaseTool, tool
 
-from langgraph_kvfork.chat.model import ChatKVFork
+from langgraph_kvfork.chat.ahead import ComputesAhead
 from langgraph_kvfork.checks import require
 from langgraph_kvfork.convert.tools import AnyTool, openai_tools
 from langgraph_kvfork.errors import InvalidRequestError
@@ -32,7 +32,9 @@ class SharedPrefix(AgentMiddleware):
     A chat template puts system prompt and tools first, so the prompts of such agents differ from
     the beginning on. With this middleware they all begin with one system prompt and one list of
     tools. An agent's own system prompt comes after the last human message, as a part of it, and a
-    grammar lets the agent call no tools but its own.
+    grammar lets the agent call no tools but its own. (On a server, nothing holds the model to them:
+    if it calls another agent's, it is answered that there is no such tool. An agent without tools
+    calls none.)
 
     Give the same one to all agents, as the last of their middleware, so that it sees what the
     others make of a request. Only what the model is sent changes, not the agent's state.
@@ -45,7 +47,8 @@ class SharedPrefix(AgentMiddleware):
 
     Raises:
         InvalidRequestError: An argument is wrong; in a call: the agent has a tool that is not among
-            `tools`, or that has the name of another agent's, or its model is no `ChatKVFork`.
+            `tools`, or that has the name of another agent's, or its model is
+            neither a `ChatKVFork` nor a `ChatKVForkServer`.
 
     Example:
         ```python
@@ -87,7 +90,8 @@ class SharedPrefix(AgentMiddleware):
 
     def _shared(self, request: ModelRequest) -> ModelRequest:
         model = request.model
-        require(isinstance(model, ChatKVFork), "model", model, "pass the agent a ChatKVFork")
+        remedy = "pass the agent a ChatKVFork, or a ChatKVForkServer"
+        require(isinstance(model, ComputesAhead), "model", model, remedy)
         tools = self._tools_with(openai_tools(request.tools))
         first = [] if self._system_message is None else [self._system_message]
         messages: list[Any] = join([*first, *request.messages])

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables.config import ensure_config
 
-from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.hooks.place import graph_runtime, node_path
 from langgraph_kvfork.warning import warn
@@ -25,6 +24,9 @@ _LEAST = 1000
 
 _PROBE = 200
 """Characters of one prompt that are looked for in another: enough to be there once."""
+
+_CHARACTERS = 4
+"""Characters of a token, as they are in English: an estimate."""
 
 _MOST_COMPARED = 8
 """Branches that one is compared with."""
@@ -39,7 +41,7 @@ class _Call:
     """A call that runs; forgotten when it ends.
 
     Attributes:
-        engine: The engine that computes it.
+        engine: Who computes it: an engine, or whatever stands for a server.
         run: What all calls of a graph's run have in common; None outside, and with releases of
             LangGraph that have nothing of the kind.
         namespace: With whom it shares prefixes.
@@ -48,7 +50,7 @@ class _Call:
         prompt: The prompt.
     """
 
-    engine: Engine
+    engine: object
     run: object | None
     namespace: str | None
     node: str
@@ -89,7 +91,12 @@ _warned: dict[object, object] = {}
 
 @contextlib.contextmanager
 def watched_order(
-    engine: Engine, messages: Sequence[BaseMessage], prompt: str, request: Request
+    engine: object,
+    messages: Sequence[BaseMessage],
+    prompt: str,
+    *,
+    shared: bool,
+    namespace: str | None,
 ) -> Iterator[None]:
     """Compare a prompt with those of the calls beside which it runs, until the block ends.
 
@@ -98,17 +105,18 @@ def watched_order(
     `MessageOrderWarning`: one per graph, and one for all calls outside of graphs.
 
     Args:
-        engine: The engine that computes it.
+        engine: Who computes it: an engine, or whatever stands for a server.
         messages: The prompt, as messages.
         prompt: The prompt.
-        request: The call: whether it takes part in sharing at all, and with whom.
+        shared: Whether the call takes part in sharing at all.
+        namespace: With whom it shares; None: with all calls that name none.
     """
-    if not request.share_prefix or len(prompt) < _LEAST:
+    if not shared or len(prompt) < _LEAST:
         yield
         return
     run = getattr(graph_runtime(), "control", None)
     node = node_path(ensure_config().get("metadata", {}))
-    call = _Call(engine, run, request.namespace, node, messages, prompt)
+    call = _Call(engine, run, namespace, node, messages, prompt)
     siblings = [c for c in list(_running) if c.may_share_with(call)]
     _running[call] = None
     try:
@@ -139,12 +147,15 @@ def _is_news(*calls: _Call) -> bool:
 
 def _sentences(duplicate: _Duplicate) -> str:
     call, engine = duplicate.call, duplicate.call.engine
-    tokens = len(engine.tokenize(duplicate.text, add_special=False))
+    if isinstance(engine, Engine):
+        tokens = f"{len(engine.tokenize(duplicate.text, add_special=False)):,} tokens"
+    else:  # a server would have to be asked
+        tokens = f"about {len(duplicate.text) // _CHARACTERS:,} tokens"
     who = f"Node {call.node!r}" if call.node else "A call outside of a graph"
     begins = textwrap.shorten(str(duplicate.message.text)[:200], 60, placeholder=" ...")
     part = "the beginning of " if duplicate.is_part else ""
     return (
-        f"{who} prefills {tokens:,} tokens that a branch beside it prefills too, since what "
+        f"{who} prefills {tokens} that a branch beside it prefills too, since what "
         f"differs comes before them: {part}the {duplicate.message.type} message {begins!r}. "
         "Move it behind what the branches have in common, and they share that: "
         "langgraph_kvfork.arrange(context, role, question) makes such messages, and for agents "

@@ -132,7 +132,8 @@ class Counts:
 
         It is the time in which some call prefilled, by the tokens that were: what is prefilled or
         decoded at the same time is computed in the same batches. Of less than a page of 64 tokens
-        nothing is said: each would seem to take as long as a batch.
+        nothing is said: each would seem to take as long as a batch. Nor is it of servers that do
+        not report their times.
         """
         if self.prefilled_tokens < PAGE:
             return None
@@ -141,7 +142,7 @@ class Counts:
         for call in sorted(computed, key=lambda call: call.prefill_begin_ms):
             covered += max(call.prefill_end_ms - max(call.prefill_begin_ms, end), 0.0)
             end = max(end, call.prefill_end_ms)
-        return covered / self.prefilled_tokens
+        return covered / self.prefilled_tokens or None
 
     @property
     def estimated_saved_ms(self) -> float | None:
@@ -194,4 +195,9 @@ class Counts:
     @property
     def cancelled(self) -> int:
         """How many of these were cancelled, or are of streams that were left early."""
+        return 0
+
+    @property
+    def unreported(self) -> int:
+        """Calls of a server that does not report what it took from its cache; not counted."""
         return 0

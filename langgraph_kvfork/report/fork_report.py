@@ -27,7 +27,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 from typing_extensions import Self
 
-from langgraph_kvfork.chat.answer import PROVIDER
+from langgraph_kvfork.chat.answer import PROVIDER, SERVER_PROVIDER
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.errors import BranchCancelledError, EngineClosedError, InvalidRequestError
 from langgraph_kvfork.graph.prefill_node import PREFILL_EVENT
@@ -40,8 +40,9 @@ class ForkReport(Counts, BaseCallbackHandler):
     """Counts what a run prefilled, forked and generated, by node and branch.
 
     It is a callback handler, for one run, and a context manager, for all runs in its block. It
-    counts calls of `ChatKVFork` that ended well, and `PrefillNode`s, with the engine's own numbers
-    from the answers' metadata. `print` shows a table, notebooks show it with bars.
+    counts calls of `ChatKVFork` and `ChatKVForkServer` that ended well, and `PrefillNode`s, with
+    the engine's or the server's own numbers from the answers' metadata. `print` shows a table,
+    notebooks show it with bars.
 
     Example:
         ```python
@@ -64,7 +65,7 @@ class ForkReport(Counts, BaseCallbackHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._n_failed = self._n_cancelled = 0
+        self._n_failed = self._n_cancelled = self._n_unreported = 0
         self._begin = time.perf_counter()
         self._evictions = _evictions()
         self._n_evicted = 0
@@ -94,6 +95,11 @@ class ForkReport(Counts, BaseCallbackHandler):
         """How many of these were cancelled, or are of streams that were left early."""
         return self._n_cancelled + sum(call.is_over() for call in self._open.values())
 
+    @property
+    def unreported(self) -> int:
+        """Calls of a server that does not report what it took from its cache; not counted."""
+        return self._n_unreported
+
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as JSON has it."""
         return {
@@ -112,6 +118,7 @@ class ForkReport(Counts, BaseCallbackHandler):
             "evictions": self.evictions,
             "unfinished": self.unfinished,
             "cancelled": self.cancelled,
+            "unreported": self.unreported,
             "calls": [asdict(call) for call in self.calls],
         }
 
@@ -142,6 +149,7 @@ class ForkReport(Counts, BaseCallbackHandler):
             report._n_evicted = int(data.get("evictions", 0))
             report._n_cancelled = int(data["cancelled"])
             report._n_failed = int(data["unfinished"]) - report._n_cancelled
+            report._n_unreported = int(data.get("unreported", 0))
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InvalidRequestError(
                 f"path={os.fspath(path)!r} is no saved report: pass a file that ForkReport.save "
@@ -197,7 +205,7 @@ class ForkReport(Counts, BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Remember where a call of ours belongs."""
-        if metadata is not None and metadata.get("ls_provider") == PROVIDER:
+        if metadata is not None and metadata.get("ls_provider") in (PROVIDER, SERVER_PROVIDER):
             self._open[run_id] = _OpenCall(_place(metadata), _this_task())
         if self._outer is not None:
             self._outer.on_chat_model_start(serialized, messages, run_id=run_id, metadata=metadata)
@@ -215,6 +223,9 @@ class ForkReport(Counts, BaseCallbackHandler):
             if usage is None or "total_cost" in usage:
                 continue  # LangChain's response cache knew it: nothing was computed
             metadata = message.response_metadata
+            if "fork" not in metadata:
+                self._n_unreported += 1
+                continue
             self._count(
                 call.place,
                 "answer",

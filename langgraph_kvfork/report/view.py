@@ -137,6 +137,11 @@ def _sentences(report: Counts) -> list[str]:
         counts = {"cancelled": report.cancelled, "failed or still running": other}
         text = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
         lines.append(f"Calls that are not counted: {text}.")
+    if report.unreported:
+        lines.append(
+            f"{report.unreported:,} calls are left out: their server does not report what it took "
+            "from its cache."
+        )
     return lines
 
 

@@ -1,0 +1,102 @@
+"""Servers whose cache is a tree of blocks: vLLM, SGLang, and others that are spoken to alike.
+
+- vLLM shares a prefix that another request is still computing, so nothing is held back.
+- SGLang's default policy does not: one request of one token comes first, and the others find its
+  prefix. With `--schedule-policy lpm` nothing is held back.
+- Several replicas share nothing: a request of one token comes first on each that is used, and an
+  affinity key lets a router send the branches where it went.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import openai
+
+from langgraph_kvfork.order.watch import common_prefix
+from langgraph_kvfork.server.affinity import Affinity
+from langgraph_kvfork.server.facts import ServerFacts
+from langgraph_kvfork.server.gather import FanOut, Member, Place
+from langgraph_kvfork.server.requests import Requests, ServerRefusedError
+
+_log = logging.getLogger(__name__)
+
+_MOST_KEYS = 64
+_MOST_TEXT = 100_000
+
+
+class Warm:
+    """Requests of one token ahead of a fan-out, where the server needs them.
+
+    Args:
+        requests: Sends requests to the server.
+        facts: What it is.
+        affinity: How a router is told which requests belong together.
+    """
+
+    def __init__(self, requests: Requests, facts: ServerFacts, affinity: Affinity) -> None:
+        self._requests = requests
+        self._facts = facts
+        self._affinity = affinity
+        self._known: dict[str, str] = {}
+
+    async def prepare(self, fan_out: FanOut) -> None:
+        """Send one token's request to each replica that the fan-out will use."""
+        fan_out.state = self._key(fan_out.text) if self._affinity.is_used else ""
+        in_flight = self._facts.shares_in_flight and self._affinity.replicas == 1
+        knows = self._facts.kind != "other" or self._affinity.replicas > 1
+        if in_flight or not knows or len(fan_out.members) < 2:
+            return
+        shares = self._affinity.shares(len(fan_out.members))
+        first = [shares.index(share) for share in range(max(shares) + 1)]
+        # one that is alone on its replica has nobody to warm it for
+        warmed = [i for i in first if shares.count(shares[i]) > 1]
+        await asyncio.gather(*(self._warm(fan_out, i, shares[i]) for i in warmed))
+
+    async def _warm(self, fan_out: FanOut, i: int, share: int) -> None:
+        key = self._affinity.of(fan_out.state, share)
+        body = {**fan_out.members[i].payload, **fan_out.members[i].payload.get("extra_body", {})}
+        for name in ("extra_body", "extra_headers", "stream_options", "max_completion_tokens"):
+            body.pop(name, None)
+        body.update(key.body, max_tokens=1, stream=False)
+        for name in ("response_format", "tool_choice", "n"):
+            body.pop(name, None)  # they change what comes, not what the prompt begins with
+        try:
+            await self._requests.post("/v1/chat/completions", body, headers=key.headers)
+        except (ServerRefusedError, openai.APIError) as error:
+            _log.info("The request ahead of a fan-out has failed: %s", error)
+
+    @asynccontextmanager
+    async def place(self, fan_out: FanOut, member: Member) -> AsyncIterator[Place]:
+        """Return where a branch meets its prefix."""
+        place = Place()
+        if fan_out.first is None:
+            fan_out.first = place.branch_id
+        else:
+            place.parent_id = fan_out.first
+        if fan_out.state:
+            share = self._affinity.shares(len(fan_out.members))[fan_out.members.index(member)]
+            key = self._affinity.of(fan_out.state, share)
+            place.body, place.headers = dict(key.body), dict(key.headers)
+        yield place
+
+    def note(self, timings: dict[str, Any]) -> None:
+        """Nothing here depends on speeds."""
+
+    def _key(self, text: str) -> str:
+        """Return a fan-out's key: that of an earlier one that began alike, or a new one."""
+        text = text[:_MOST_TEXT]
+        for known, key in self._known.items():
+            if common_prefix(known, text) >= max(1, min(len(known), len(text)) // 2):
+                self._known[known] = self._known.pop(known)  # the latest is the last
+                return key
+        while len(self._known) >= _MOST_KEYS:
+            del self._known[next(iter(self._known))]
+        key = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+        self._known[text] = key
+        return key
