@@ -95,7 +95,7 @@ native-tests: install
 	$(TOOLS) cmake --build build/native --target kvfork-tests
 
 # a stock libllama, which ours must get along with, and a llama-server, which ChatKVForkServer speaks to
-stock: build/stock/built
+stock: build/stock/server-built
 
 # llama.cpp takes the repository it lies in for its own; this one's commits would rebuild it
 STOCK_CMAKE := GIT_CEILING_DIRECTORIES="$(abspath build)" $(TOOLS) cmake
@@ -107,7 +107,7 @@ build/stock/configured: $(PATCHES)/upstream.toml | $(STAMPS)/tools
 			-DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_SUBPROCESS=OFF
 	@touch $@
 
-build/stock/built: build/stock/configured
+build/stock/server-built: build/stock/configured
 	$(STOCK_CMAKE) --build build/stock --target llama llama-server
 	@touch $@
 
@@ -118,7 +118,7 @@ bench: install build/stock/tools-built
 	$(TOOLS) cmake --build build/native --target kvfork-batched-bench
 	$(BIN)/python -m benchmarks $(GRID)
 
-build/stock/tools-built: build/stock/built
+build/stock/tools-built: build/stock/server-built
 	$(STOCK_CMAKE) --build build/stock --target llama-batched-bench
 	@touch $@
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from langgraph_kvfork.server.prompt_text import LEAST, alike, common_text, prompt_text
 
-WINDOW = 0.02
+WINDOW = 0.04
 """Seconds without another call after which a fan-out is complete."""
 
 MOST_WINDOWS = 5
@@ -143,7 +143,7 @@ class Gatherer:
             yield place
 
     async def _close(self) -> None:
-        n = 0
+        n = len(self._waiting)
         for _ in range(MOST_WINDOWS):
             await asyncio.sleep(WINDOW)
             if len(self._waiting) == n:

@@ -81,11 +81,12 @@ class SavedSlots:
         self._freed = asyncio.Event()
         self._launch = asyncio.Lock()
         self._prefixes: list[Prefix] = []
+        self._computing: list[tuple[list[int], asyncio.Event]] = []
         self._asked: deque[list[int]] = deque(maxlen=64)
 
     async def prepare(self, fan_out: FanOut) -> None:
         """Compute what the branches have in common, unless a file has it already."""
-        if len(fan_out.members) < 2 and not self._prefixes:
+        if len(fan_out.members) < 2 and not self._prefixes and not self._computing:
             return
         try:
             prompts = await asyncio.gather(
@@ -111,6 +112,9 @@ class SavedSlots:
         return await self._compute(tokens, known)
 
     async def _prefix(self, tokens: list[int], *, alone: bool) -> Prefix | None:
+        for computing, is_done in list(self._computing):
+            if common_tokens([computing, tokens]) >= _LEAST:
+                await is_done.wait()
         known = self._best(tokens)
         shared = 0 if known is None else common_tokens([known.tokens, tokens])
         if alone or len(tokens) - shared < _LEAST:
@@ -128,7 +132,18 @@ class SavedSlots:
     async def _compute(
         self, tokens: list[int], known: Prefix | None
     ) -> tuple[Prefix | None, dict[str, Any]]:
-        # whoever launches a request may clear this slot before it is saved: nobody does meanwhile
+        computing = (tokens, asyncio.Event())
+        self._computing.append(computing)
+        try:
+            return await self._compute_now(tokens, known)
+        finally:
+            self._computing.remove(computing)
+            computing[1].set()
+
+    async def _compute_now(
+        self, tokens: list[int], known: Prefix | None
+    ) -> tuple[Prefix | None, dict[str, Any]]:
+        # a request that is launched may clear this slot before it is saved, so none is meanwhile
         async with self._slot() as slot, self._launch:
             if known is not None and known.is_of_use:
                 await self._restore(known, slot)

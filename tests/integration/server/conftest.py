@@ -12,9 +12,9 @@ def layout(request):
 
 @pytest.fixture(scope="module")
 def saving(layout, tmp_path_factory):
-    """A server that saves slots."""
+    """A server that saves slots, and computes a prompt in several batches."""
     folder = tmp_path_factory.mktemp("slots")
-    with LlamaServer(layout, "--slot-save-path", f"{folder}/") as server:
+    with LlamaServer(layout, "--slot-save-path", f"{folder}/", "--batch-size", "64") as server:
         yield server
 
 

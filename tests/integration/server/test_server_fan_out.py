@@ -1,10 +1,11 @@
 """A fan-out on a real llama-server: what it says it computed, in both of its cache layouts."""
 
+import asyncio
 import operator
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from helpers import call
+from helpers import await_until, call
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
@@ -22,6 +23,7 @@ from langgraph_kvfork import (
     TreeSearchNode,
 )
 from langgraph_kvfork.server.gather import Member
+from langgraph_kvfork.server.sharing import _known
 from langgraph_kvfork.server.slots import OneSlot
 
 QUESTIONS = [f"What does paragraph {i} say?" for i in range(8)]
@@ -154,6 +156,22 @@ async def test_a_tree_search_goes_on_from_its_paths(saving, document):
     paths = (await node.ainvoke({"messages": messages}))["paths"]
     assert len(paths) == 2
     assert saving.computed - before < 2 * n  # 9 prompts
+
+
+async def test_a_call_that_comes_later_waits_for_the_prefix(saving, document):
+    llm, messages = chat(saving), some_document("late", document)
+    await llm.aserver_facts()
+    before = saving.computed
+    calls = [
+        asyncio.create_task(llm.ainvoke([*messages, HumanMessage(question)]))
+        for question in QUESTIONS[:2]
+    ]
+    (way,) = [known.result().gatherer.way for key, known in _known.items() if key[0] == saving.url]
+    await await_until(lambda: way._computing)
+    answers = [await llm.ainvoke([*messages, HumanMessage(QUESTIONS[2])])]
+    answers += [await call for call in calls]
+    n = answers[0].usage_metadata["input_tokens"]
+    assert saving.computed - before < 1.5 * n
 
 
 async def test_more_branches_than_slots_share_too(saving, document):

@@ -1,4 +1,7 @@
-"""What vLLM, SGLang and routers are sent. None runs here: their endpoints are recorded."""
+"""The requests that vLLM, SGLang and routers get.
+
+None of them runs here: small servers answer as they do by their source code.
+"""
 
 import json
 import subprocess
@@ -33,7 +36,7 @@ LPM = {**SGLANG, "/get_server_info": {"version": "0.5.23", "schedule_policy": "l
 
 
 @contextmanager
-def recorded(endpoints, *, cached=None):
+def answering(endpoints, *, cached=None):
     """Run a server with these endpoints; yield its address, and the chat requests that it got."""
     requests = []
 
@@ -81,7 +84,7 @@ async def panel(url, n=4, **kwargs):
     [(VLLM, "vllm", "0.32.0", 0), (SGLANG, "sglang", "0.5.23", 1), (LPM, "sglang", "0.5.23", 0)],
 )
 async def test_each_server_gets_what_lets_it_share(endpoints, kind, version, n_ahead):
-    with recorded(endpoints, cached=480) as (url, requests):
+    with answering(endpoints, cached=480) as (url, requests):
         with ForkReport() as report:
             await panel(url)
         facts = await ChatKVForkServer(base_url=url).aserver_facts()
@@ -94,14 +97,14 @@ async def test_each_server_gets_what_lets_it_share(endpoints, kind, version, n_a
 
 
 async def test_another_server_is_left_to_itself():
-    with recorded({"/v1/models": {"data": [{"id": "x"}]}}, cached=0) as (url, requests):
+    with answering({"/v1/models": {"data": [{"id": "x"}]}}, cached=0) as (url, requests):
         await panel(url)
     assert len(requests) == 4
 
 
 async def test_replicas_are_warmed_once_each_and_have_a_key_each():
     both = {"affinity_header": "X-Session-ID", "affinity_key": "prompt_cache_key"}
-    with recorded(VLLM, cached=480) as (url, requests):
+    with answering(VLLM, cached=480) as (url, requests):
         await panel(url, n=6, replicas=2, branches_per_replica=3, **both)
         assert len(ahead_of(requests)) == 2
         keys = [body["prompt_cache_key"] for _, body, _ in requests]
@@ -114,13 +117,13 @@ async def test_replicas_are_warmed_once_each_and_have_a_key_each():
 
 
 async def test_a_namespace_is_a_salt():
-    with recorded(VLLM, cached=0) as (url, requests):
+    with answering(VLLM, cached=0) as (url, requests):
         await panel(url, namespace="tenant 7")
     assert {body["cache_salt"] for _, body, _ in requests} == {"tenant 7"}
 
 
 async def test_what_is_not_reported_is_named_once_with_its_flag():
-    with recorded(VLLM) as (url, _):
+    with answering(VLLM) as (url, _):
         missing = pytest.warns(ServerWarning, match="--enable-prompt-tokens-details")
         with missing, ForkReport() as report:
             branches = await panel(url)
@@ -133,7 +136,7 @@ async def test_what_is_not_reported_is_named_once_with_its_flag():
 
 
 async def test_a_prefill_node_is_a_request_of_one_token():
-    with recorded(SGLANG, cached=0) as (url, requests):
+    with answering(SGLANG, cached=0) as (url, requests):
         llm = ChatKVForkServer(base_url=url)
         with ForkReport() as report:
             await PrefillNode(llm).ainvoke({"messages": LETTER})
@@ -142,14 +145,14 @@ async def test_a_prefill_node_is_a_request_of_one_token():
 
 
 async def test_share_prefix_false_sends_what_chat_openai_sends():
-    with recorded(SGLANG, cached=0) as (url, requests):
+    with answering(SGLANG, cached=0) as (url, requests):
         await panel(url, share_prefix=False)
     assert len(requests) == 4
     assert {name for _, body, _ in requests for name in body} == {"messages", "model", "stream"}
 
 
 def test_doctor_says_what_would_help(capsys):
-    with recorded(SGLANG) as (url, _):
+    with answering(SGLANG) as (url, _):
         assert main(["doctor", "--server", url]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "server: sglang 0.5.23" in out
