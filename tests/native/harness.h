@@ -2,9 +2,9 @@
 
 #include "../src/llama-ext.h"
 #include "check.h"
-#include "scheduler/scheduler.h"
 #include "ggml-backend.h"
 #include "kvfork.h"
+#include "scheduler/scheduler.h"
 
 #include <algorithm>
 #include <map>

@@ -4,8 +4,8 @@
 // usage: test_batch_invariance MODEL.gguf FOLDER
 
 #include "context/batch_invariance.h"
-#include "kvf_error.h"
 #include "harness.h"
+#include "kvf_error.h"
 #include "llama-cpu-options.h"
 
 #include <cstring>

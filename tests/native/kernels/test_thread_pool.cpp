@@ -4,8 +4,8 @@
 // usage: test_thread_pool MODEL.gguf
 
 #include "context/thread_pool.h"
-#include "kvf_error.h"
 #include "harness.h"
+#include "kvf_error.h"
 
 #include <cstring>
 
