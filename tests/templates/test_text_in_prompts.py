@@ -13,7 +13,8 @@ import pytest
 from vocabularies import SOURCE, TEMPLATES, load, marks, native, write_vocabulary_of_all_marks
 
 from langgraph_kvfork import InvalidRequestError, PromptWarning
-from langgraph_kvfork.engine.chat_template import ChatTemplate, RenderedPrompt, tokenize
+from langgraph_kvfork.engine.chat_template import ChatTemplate, RenderedPrompt
+from langgraph_kvfork.engine.vocabulary import tokenize
 
 SPECIAL = 1 | 8 | 16
 """`LLAMA_TOKEN_ATTR_UNKNOWN`, `_CONTROL` and `_USER_DEFINED`."""
