@@ -23,10 +23,19 @@ class Model:
     path: Callable[[], str]
 
 
+def _random(size: str, file_type: str) -> Model:
+    name = f"qwen-{size}-{file_type}.gguf".lower()
+    return Model(
+        f"random weights of Qwen2.5-{size}'s shape, {file_type}",
+        lambda: str(qwen_shape(ROOT / "build" / "bench" / name, size, file_type)),
+    )
+
+
 MODELS = {
     "SmolLM2": Model("SmolLM2-135M-Instruct, Q4_1", smollm2_path),
-    "Qwen-shape": Model(
-        "random weights of Qwen2.5-0.5B's shape, Q8_0",
-        lambda: str(qwen_shape(ROOT / "build" / "bench" / "qwen-shape-q8_0.gguf")),
-    ),
+    "Qwen-0.5B-Q4_K_M": _random("0.5B", "Q4_K_M"),
+    "Qwen-0.5B-Q8_0": _random("0.5B", "Q8_0"),
+    "Qwen-1.5B-Q4_K_M": _random("1.5B", "Q4_K_M"),
+    "Qwen-1.5B-Q8_0": _random("1.5B", "Q8_0"),
+    "Qwen-1.5B-Q4_0": _random("1.5B", "Q4_0"),
 }

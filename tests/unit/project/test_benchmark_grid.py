@@ -33,12 +33,19 @@ def tasks(grid: Grid) -> list[Task]:
     return [task for group in grid.groups() for task in group]
 
 
-def test_the_quick_grid_is_one_fan_out_of_everybody() -> None:
+def test_the_quick_grid_is_one_fan_out_of_everybody_on_each_model() -> None:
     fan_outs = [task for task in tasks(GRIDS["quick"]) if task.benchmark == "fan-out"]
     labels = {CONTESTANTS[task.contestant].label for task in fan_outs}
     assert labels == {contestant.label for contestant in CONTESTANTS.values()}
-    assert len({dataclasses.replace(task, contestant="") for task in fan_outs}) == 1
-    parts = {task.benchmark for task in tasks(GRIDS["quick"])}
+    cells = {dataclasses.replace(task, contestant="", model="") for task in fan_outs}
+    assert len(cells) == 1
+    models = ("Qwen-0.5B-Q4_K_M", "SmolLM2")
+    assert [len([t for t in fan_outs if t.model == model]) for model in models] == [8, 8]
+    assert {task.benchmark for task in tasks(GRIDS["quick"]) if task.model == models[0]} == {
+        "fan-out",
+        "steps",
+    }
+    parts = {task.benchmark for task in tasks(GRIDS["quick"]) if task.model == models[1]}
     assert parts == {
         *("fan-out", "steps", "memory", "first_token", "steady", "beside", "mixed", "store")
     }
