@@ -5,8 +5,10 @@
 #                the packages mesa-vulkan-drivers libvulkan-dev glslc spirv-headers: not in make test
 # make cross     our kernels for other processors, compiled, and their vectors tested in an emulator; on Debian and
 #                Ubuntu it needs qemu-user and g++-{aarch64,powerpc64le,riscv64,s390x}-linux-gnu: not in make test
+# make wheel     one wheel for any x86-64 with Linux, in build/wheels, tried without a compiler and on older processors
+#                (with qemu-user): not in make test
 # make schema-suite  count which of JSON Schema's own test suite holds while an answer is generated
-# make bench     measure beside the peers: 12 minutes (GRID=full: days)
+# make bench     measure beside the peers: 20 minutes (GRID=full: days)
 # make docs      the documentation, in build/site
 # make install   only install and build
 # make lint | format | clean
@@ -25,9 +27,9 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROC
 
 PATCHES := vendor/llama.cpp-patches
 NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/*/* $(PATCHES)/*) scripts/llama_cpp_source.py
-CXX_ALL := $(wildcard csrc/*/*.cpp csrc/*/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h tests/native/*/*.cpp tests/native/*/*.h)
+CXX_ALL := $(wildcard csrc/*.h csrc/*/*.cpp csrc/*/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h tests/native/*/*.cpp tests/native/*/*.h)
 
-.PHONY: demo test sanitize test-vulkan cross schema-suite bench docs install lint format clean native-tests stock FORCE
+.PHONY: demo test sanitize test-vulkan cross wheel schema-suite bench docs install lint format clean native-tests stock FORCE
 
 demo: $(STAMPS)/package $(STAMPS)/model
 	$(BIN)/python -m langgraph_kvfork demo
@@ -140,6 +142,16 @@ test-vulkan: $(STAMPS)/tools
 
 cross: $(STAMPS)/tools
 	$(TOOLS) $(BIN)/python scripts/cross.py
+
+# its tag says which systems it runs on, by the C library that it was built with
+wheel: $(STAMPS)/tools
+	$(PIP) install --quiet --group wheel
+	rm -rf build/wheels
+	$(TOOLS) $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels/built \
+		--config-settings=build-dir=build/wheel --config-settings=cmake.define.KVFORK_CPU_VARIANTS=ON .
+	$(TOOLS) auditwheel repair --wheel-dir build/wheels build/wheels/built/*.whl
+	$(TOOLS) auditwheel show build/wheels/*.whl
+	$(BIN)/python scripts/try_wheel.py build/wheels/*.whl
 
 schema-suite: install
 	$(BIN)/python tests/schemas/walk.py

@@ -8,6 +8,7 @@
 #include "kvf_error.h"
 #include "store/import.h"
 #include "store/inventory.h"
+#include "variants/choose.h"
 
 #include "llama-plain-text.h"
 #include "log.h"
@@ -110,6 +111,10 @@ void log_message(ggml_log_level level, const char * text, void *) {
 
 uint32_t kvf_abi_version(void) {
     return KVF_ABI_VERSION;
+}
+
+const char * kvf_cpu_variant(void) {
+    return kvf::cpu_variant();
 }
 
 const char * kvf_last_error(void) {

@@ -20,7 +20,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 11
+#define KVF_ABI_VERSION 12
 
 #ifdef __cplusplus
 extern "C" {
@@ -195,6 +195,11 @@ struct kvf_stats {
 };
 
 KVF_API uint32_t kvf_abi_version(void);
+
+// The kind of processor that the library's CPU back end is compiled for, by llama.cpp's names ("haswell"): the best of
+// several that this processor runs, or what the environment variable KVFORK_CPU_VARIANT names of these. "" if the library
+// has one back end only, for the machine that it was built on.
+KVF_API const char * kvf_cpu_variant(void);
 
 // the calling thread's last failure in words ("" if none), and its kind
 KVF_API const char *   kvf_last_error(void);

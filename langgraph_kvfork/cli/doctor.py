@@ -51,6 +51,7 @@ def doctor(model_path: str, cache_dir: str | None = None) -> dict[str, Any]:
         "threads": default_threads(),
         "library": native.kvf._name,
         "llama_cpp_python": bindings_version(),
+        "cpu_variant": native.kvf.kvf_cpu_variant().decode() or None,
         "features": _features(native.llama.llama_print_system_info().decode()),
         "devices": _devices(native.kvf),
         "free_memory_bytes": free,
@@ -159,6 +160,7 @@ def doctor_text(found: Mapping[str, Any], width: int | None = None) -> str:
         f"library:  {found['library']}",
         f"          llama.cpp of llama-cpp-python {found['llama_cpp_python']}; "
         f"{', '.join(found['features'])}",
+        f"          CPU back end: {found['cpu_variant'] or 'for the machine that it was built on'}",
         f"threads:  {found['threads']}",
     ]
     lines += [

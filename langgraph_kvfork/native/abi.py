@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from enum import IntEnum
 from functools import cache
 from types import ModuleType
@@ -18,7 +19,7 @@ from langgraph_kvfork.errors import (
     NativeLibraryError,
 )
 
-ABI_VERSION = 11
+ABI_VERSION = 12
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 
@@ -231,7 +232,8 @@ def native() -> Native:
     """Load the native library on the first call.
 
     Raises:
-        NativeLibraryError: It is missing, cannot be loaded, or has another ABI version.
+        NativeLibraryError: It is missing, cannot be loaded, or has another ABI version; or it has
+            no back end like the one that `KVFORK_CPU_VARIANT` names.
     """
     from langgraph_kvfork.native import library
 
@@ -243,6 +245,7 @@ def native() -> Native:
     check_abi_version(kvf)
     request = request_type(llama)
     _declare(kvf, llama, request)
+    check_cpu_variant(kvf)
     return Native(kvf, llama, request)
 
 
@@ -287,10 +290,26 @@ def check_abi_version(kvf: ctypes.CDLL) -> None:
         )
 
 
+def check_cpu_variant(kvf: ctypes.CDLL) -> None:
+    """Refuse a library that does not run the CPU back end that is asked for.
+
+    Raises:
+        NativeLibraryError: `KVFORK_CPU_VARIANT` names one that it lacks, or this processor does.
+    """
+    wanted, runs = os.environ.get("KVFORK_CPU_VARIANT"), kvf.kvf_cpu_variant().decode()
+    if wanted and wanted != runs:
+        has = f"runs {runs!r}" if runs else "has one for this machine only"
+        raise NativeLibraryError(
+            f"KVFORK_CPU_VARIANT={wanted!r} is not possible: the library has no such CPU back end, "
+            f"or this processor cannot run it; it {has}. Leave the variable out."
+        )
+
+
 def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure]) -> None:
     engine, branch = ctypes.c_void_p, ctypes.c_uint64
     chat, answer = ctypes.c_void_p, ctypes.c_void_p
     functions: dict[str, tuple[Any, list[Any]]] = {
+        "kvf_cpu_variant": (ctypes.c_char_p, []),
         "kvf_last_error": (ctypes.c_char_p, []),
         "kvf_last_error_kind": (ctypes.c_int, []),
         "kvf_set_log_level": (None, [ctypes.c_int32]),

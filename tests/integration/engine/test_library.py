@@ -125,3 +125,13 @@ def test_a_library_that_is_not_built_says_how_to_build_it() -> None:
     program = "import langgraph_kvfork.native.library\n" + program
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "make install" in done.stderr.splitlines()[-1]
+
+
+def test_a_cpu_back_end_that_the_library_lacks_is_refused() -> None:
+    program = "from langgraph_kvfork.native.abi import native; native()"
+    environment = {**os.environ, "KVFORK_CPU_VARIANT": "z80"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode != 0
+    said = done.stderr.splitlines()[-1]
+    assert "NativeLibraryError: KVFORK_CPU_VARIANT='z80' is not possible" in said
