@@ -255,7 +255,7 @@ KVF_API bool kvf_engine_set_lora(kvf_engine * engine, struct llama_adapter_lora 
 // be computed otherwise. All of its files together have at most max_bytes; those go first that were of use the longest ago.
 // weights: names the model's weights, and those of its adapter, by what is in them. name: of the model, for people; another
 // one changes nothing. Call it once, after kvf_engine_set_lora.
-// The folder is opened later: what goes wrong there ends no branch, and kvf_engine_store_fault tells of it.
+// The folder is opened later: its faults end no branch, and kvf_engine_store_fault reports them.
 // Returns false on failure: if the model's memory cannot be taken out, the message says why.
 KVF_API bool kvf_engine_open_store(kvf_engine * engine,
                                    const char * path,
@@ -274,8 +274,8 @@ KVF_API char * kvf_engine_stored(kvf_engine *        engine,
                                  const llama_token * tokens,
                                  size_t              n_tokens);
 
-// What went wrong with the store since the last call, to be freed with kvf_string_free; NULL if nothing did. Each kind of
-// fault is told of once.
+// The store's faults since the last call, as sentences to be freed with kvf_string_free; NULL if there were none. Each kind of
+// fault is reported once.
 KVF_API char * kvf_engine_store_fault(kvf_engine * engine);
 
 // A store's files, those of one model, one set of parameters and one namespace together. Returns JSON, an array of objects with

@@ -9,17 +9,17 @@ namespace kvf {
 
 namespace {
 
-// a disk that has not answered for so long will not be of help
+// how long to wait for a disk's answer
 constexpr double MS_TO_LOOK = 1000.0;
 constexpr double MS_TO_READ = 5000.0;
 
-// and is not asked again for so long
+// how long not to ask it again after that
 constexpr double MS_TO_REST = 30000.0;
 
-// fewer tokens are computed in about the time of a look at a disk
+// computing fewer tokens takes about as long as a look at the disk
 constexpr size_t N_WORTH = 32;
 
-// a speed that comes of fewer tokens says little
+// a speed measured on fewer tokens is too inexact
 constexpr size_t N_TOLD = 4096;
 
 void follow(double & mean, double value) {
@@ -65,7 +65,7 @@ size_t Restores::n_worth(const Branch & branch, size_t n) {
     return n_stored >= n + N_WORTH && is_quicker() ? n_stored : 0;
 }
 
-// By the speeds that were seen here. A store that was found slow is tried again after a while: it may have been busy.
+// Compares the speeds that this process measured. A slow store is tried again after a while: it may have been busy.
 bool Restores::is_quicker() {
     if (n_restored_ < N_TOLD || ms_computed_ == 0.0 || ms_restored_ < ms_computed_) {
         return true;

@@ -11,37 +11,37 @@
 
 namespace kvf {
 
-// Brings what a store has of prompts into the memory: looks when a branch comes, reads when it starts, and puts what was read
-// behind what is there, block by block, as if it had been computed.
+// Restores prefixes from a store: looks a prompt up when its branch is submitted, reads when the branch starts, and appends
+// the blocks to its sequence as if they had been computed.
 class Restores {
   public:
     Restores(llama_context * ctx, Store & store);
 
-    // how far its prompt is in the store
+    // looks up how much of its prompt the store has
     void look_up(Branch & branch);
 
-    // It has not been found out yet. No branch waits for long.
+    // whether the lookup is still under way; no branch waits for it for long
     bool is_looking(Branch & branch);
 
-    // The tokens of a branch that the store has, if it is worth it to read them where n are there already; else 0.
+    // How many of a branch's tokens the store has, if reading them is worth it beside n that are in cells; else 0.
     size_t n_worth(const Branch & branch, size_t n);
 
-    // it can only be put into an empty sequence
+    // whether it can be put into an empty sequence only
     bool whole() const { return whole_; }
 
-    // begins to read, for a branch that has its sequence, and n_cached tokens in it
+    // starts reading for a branch whose sequence has n_cached tokens
     void begin(Branch & branch);
 
-    // The next block that was read for a branch, if it is there. If there will be no more, the branch is not reading any more.
+    // The next block for a branch, if it has been read. After the last one, the branch is not reading any more.
     std::optional<Store::Reading::Block> next(Branch & branch);
 
-    // The tokens of a block that a branch has not in the memory.
+    // the tokens of a block that the branch's sequence lacks
     static size_t n_new(const Branch & branch, const Store::Reading::Block & block);
 
-    // Puts them there; false if there is no room.
+    // Appends them; false if there is no room.
     bool put(Branch & branch, const Store::Reading::Block & block);
 
-    // These rows have been computed in a step; it took so long.
+    // notes how long a step with these rows took
     void computed(const std::vector<Rows> & rows, double ms);
 
   private:

@@ -1,4 +1,4 @@
-// What the scheduler does with a store: brings in what it has of prompts, and hands it what ends.
+// The scheduler's part of a store: restores prefixes from it, and hands snapshots over to it.
 
 #include "kvf_error.h"
 #include "scheduler/scheduler.h"
@@ -63,14 +63,14 @@ void Scheduler::close_store() {
     store_->finish();
 }
 
-// A snapshot is to be in the store, which had n_stored of its tokens when a lookup of that number was done.
+// Saves a snapshot, of which a lookup of this number found n_stored tokens in the store.
 void Scheduler::save(llama_seq_id snapshot, size_t n_stored, uint64_t lookup) {
     if (saves_) {
         saves_->add(snapshot, tree_.tokens(snapshot), tree_.name_space(snapshot), n_stored, lookup);
     }
 }
 
-// Puts what was read into the memory: one block in a step in which others decode. True if there was something.
+// Puts blocks that were read into the memory: one per step while others decode. True if there was one.
 bool Scheduler::restore(std::vector<Event> & out) {
     bool some = false;
     bool others_decode =

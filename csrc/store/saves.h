@@ -11,59 +11,59 @@
 
 namespace kvf {
 
-// Copies what snapshots hold out of the memory, for a store, a little at a time, so that those who decode need not wait.
+// Copies the rows of snapshots out of the memory for a store, a slice at a time, so that decoding branches hardly wait.
 class Saves {
   public:
-    // what is in a file of its own, where tokens have rows; a longer prompt adds only what comes after the last whole one
+    // tokens in a file, where each token has rows of its own; a longer prompt adds files after the last whole one
     static constexpr size_t N_SEGMENT = 256;
 
     // shorter prompts are computed about as fast as they are read
     static constexpr size_t N_LEAST = 64;
 
-    // n_slice_bytes: of a whole state, so many are copied at a time
+    // n_slice_bytes: how much of a whole state is copied at a time
     Saves(llama_context * ctx, Store & store, size_t n_slice_bytes);
 
-    // what to say if this memory cannot be taken out; "" if it can
+    // why this memory cannot be copied out, for people; "" if it can
     const std::string & why_not() const { return why_not_; }
 
-    // A snapshot of these tokens. n_stored of them were in the store when a lookup of that number was done.
+    // Adds a snapshot of these tokens, of which a lookup of this number found n_stored in the store.
     void add(llama_seq_id             seq,
              std::vector<llama_token> tokens,
              const std::string &      name_space,
              size_t                   n_stored,
              uint64_t                 lookup);
 
-    // it goes: what has not been copied is not kept
+    // forgets a snapshot that is dropped; what has not been copied yet is lost
     void forget(llama_seq_id seq);
 
-    // all go
+    // forgets all of them
     void clear() noexcept { saves_.clear(); }
 
     bool empty() const { return saves_.empty(); }
 
     bool has(llama_seq_id seq) const;
 
-    // Snapshots are numbered as they are added. All up to a number have been copied, or have gone.
+    // Snapshots are numbered as they are added. Returns whether all up to a number have been copied or dropped.
     uint64_t n_added() const { return n_added_; }
     bool     are_done(uint64_t n_added) const { return saves_.empty() || saves_.front().number > n_added; }
 
-    // There is something to copy, and the store takes it.
+    // whether there is something to copy that the store has room for
     bool can_go_on() const;
 
     // copies the next few rows
     void go_on();
 
-    // copies all of one snapshot, or of all of them, as far as the store takes it
+    // copies all of one snapshot, or of all of them, as far as the store has room
     void go_on_with(llama_seq_id seq);
     void go_on_with_all();
 
   private:
-    // so many rows at a time: what takes less than a hundredth of the time in which a token is decoded
+    // rows in a slice: copying them takes less than a hundredth of the time of a decoding step
     static constexpr size_t N_SLICE = 64;
 
     struct Save {
         uint64_t                 number;
-        uint64_t                 lookup; // that did not find it
+        uint64_t                 lookup; // the lookup that did not find it
         llama_seq_id             seq;
         std::vector<llama_token> tokens;
         std::string              name_space;

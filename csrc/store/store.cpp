@@ -20,13 +20,13 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// what may lie in memory until it is written
+// bytes that may wait in memory until they are written
 constexpr size_t N_BYTES_QUEUED = size_t(256) << 20;
 
 // how many blocks are read before the first of them is taken
 constexpr size_t N_BLOCKS_AHEAD = 4;
 
-// after a disk has refused, nothing is tried for so long
+// how long nothing is tried after a disk has refused
 constexpr auto PAUSE = std::chrono::seconds(30);
 
 constexpr auto PATIENCE = std::chrono::seconds(10);
@@ -40,7 +40,7 @@ struct Store::State {
     const Params params;
     const Digest fingerprint;
 
-    // The disk's side. Whoever has this mutex may look into the folder meanwhile, so the engine's thread never takes it.
+    // For the disk's threads. The mutex is held during looks into the folder, so the engine's thread never takes it.
     std::mutex                   disk_mutex;
     std::optional<const Folder>  folder;
     std::map<std::string, Shelf> shelves;      // by namespace
@@ -142,7 +142,7 @@ struct Store::State {
         return about.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
     }
 
-    // these two are for handlers of exceptions: where there is no memory to tell of one, nobody is told
+    // these two are called in handlers of exceptions: a fault is lost if there is no memory to report it
 
     void tell_damage(const char * said) noexcept {
         try {
@@ -249,7 +249,7 @@ Store::Reading::Block Store::Reading::take() {
 }
 
 Store::Store(Params params) : state_(std::make_shared<State>(std::move(params))) {
-    // what a process left half written that is no more
+    // temporary files of processes that have died
     writer_.post([state = state_] {
         try {
             const Folder &     folder = state->open();

@@ -16,29 +16,29 @@
 
 namespace kvf {
 
-// What prompts have left in memory, kept on a disk for later and for other processes, and found by tokens like all else.
+// Keeps the KV rows of prompts on a disk, for later and for other processes, and finds them by their tokens.
 //
-// The engine's thread asks and hands over; two threads of its own read and write. Nothing here waits for a disk but finish().
-// What goes wrong there costs sharing, never an answer: it is told of by take_fault(), each kind once.
+// The engine's thread asks questions and hands over data; two threads of the store read and write. Only finish() waits for
+// the disk. A fault of the disk costs sharing, never an answer; take_fault() reports each kind once.
 class Store {
   public:
     struct Params {
         std::string path;
-        uint64_t    max_bytes = 0; // of all its files
+        uint64_t    max_bytes = 0; // of all its files together
         std::string description;   // of all that the numbers depend on, but tokens and namespace: JSON, an object
         std::string name;          // of the model, for people
     };
 
-    // how far a prompt is there
+    // how much of a prompt the store has
     class Lookup {
       public:
         bool done() const { return done_; }
 
-        // when it is done: what it found, and how many tokens that are
+        // valid once it is done: the pieces that were found, and how many tokens they are
         const std::vector<Shelf::Piece> & pieces() const { return pieces_; }
         size_t                            n() const;
 
-        // of two lookups and writes, the later one has the higher number
+        // lookups and writes share one sequence of numbers: a later one has a higher number
         uint64_t number() const { return number_; }
 
       private:
@@ -49,18 +49,18 @@ class Store {
         uint64_t                  number_ = 0;
     };
 
-    // what was read, piece by piece, while the next ones are being read
+    // delivers pieces in their order, while the next ones are still being read
     class Reading {
       public:
         struct Block {
             Segment segment;
-            size_t  n = 0; // tokens of it that are wanted
+            size_t  n = 0; // how many of its tokens are wanted
             Payload payload;
         };
 
         enum State { READING, READY, ENDED };
 
-        // READY: there is a block to take. ENDED: there will be no more, for whatever reason.
+        // READY: a block can be taken. ENDED: no more will come, for whatever reason.
         State state() const;
         Block take();
 
@@ -77,45 +77,44 @@ class Store {
 
     std::shared_ptr<Lookup> look_up(const std::string & name_space, std::vector<llama_token> tokens, size_t n_max);
 
-    // the tokens of some pieces from a position on
+    // starts reading the tokens of some pieces, from a position on
     std::unique_ptr<Reading> read(const std::vector<Shelf::Piece> & pieces, size_t begin);
 
-    // the hash that a namespace's segments begin with
+    // the hash that the names of a namespace's segments begin with
     Digest shelf(const std::string & name_space) const;
 
-    // What is there of a prompt, as JSON: see kvf_engine_stored. It waits for the disk, and throws StoreError.
+    // Returns how much of a prompt is stored, as JSON (see kvf_engine_stored). It waits for the disk, and throws StoreError.
     std::string stored(const std::string & name_space, const std::vector<llama_token> & tokens);
 
-    // Whether a segment that is not known to be there should be handed over: it is not, if that was done since a lookup (of
-    // this number) did not find it.
+    // Whether to hand over a segment that a lookup of this number did not find: false if it was handed over since then.
     bool wants(const Digest & name, uint64_t lookup) const;
 
-    // there is memory for more to be written
+    // whether the queue of writes has room for more
     bool has_room() const;
 
-    // Writes it soon, or never: if it is there already, if there is no room, if the disk refuses.
+    // Queues a segment. It is not written if it is stored already, if there is no room, or if the disk refuses.
     void write(const std::string & name_space, Segment segment, Payload payload);
 
-    // Waits until all that was handed over is written; false if the disk does nothing for 10 s, which is told of.
+    // Waits until everything handed over is written; false, and a fault, if the disk does nothing for 10 s.
     bool finish();
 
-    // Likewise, until all is looked up that was asked for.
+    // Waits likewise until all lookups are done.
     bool finish_lookups();
 
-    // a disk that has refused is tried at once, and not after a while
+    // lets the next write try a disk that has refused, instead of waiting a while
     void try_again();
 
-    // segments that were handed over and are not there, and why the last of them is not
+    // how many segments were handed over and not stored, and why the last of them was not
     uint64_t    n_refused() const;
     std::string last_refusal() const;
 
-    // waits until something has been found, read or written, but no longer than this
+    // waits until a lookup, a read or a write is done, at most this long
     void wait(std::chrono::milliseconds limit);
 
-    // what went wrong since the last call, for people; "" if nothing did
+    // returns the faults since the last call, as sentences; "" if there were none
     std::string take_fault();
 
-    // a disk that does not answer in time
+    // notes a disk that does not answer in time
     void is_slow();
 
     uint64_t n_bytes_written() const;
@@ -125,7 +124,7 @@ class Store {
 
     bool finish(Worker & worker);
 
-    std::shared_ptr<State> state_; // the threads may outlive this
+    std::shared_ptr<State> state_; // shared, since the threads may outlive the store
     Worker                 reader_;
     Worker                 writer_;
 };

@@ -76,7 +76,7 @@ void Worker::run(State & state) {
             try {
                 work();
             } catch (const std::exception &) {
-                // There was not even the memory to tell of a failure. Whoever waits does so for a limited time.
+                // There was no memory even to report a failure. Callers wait for a limited time only.
             }
         }
         lock.lock();

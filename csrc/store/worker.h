@@ -6,19 +6,19 @@
 
 namespace kvf {
 
-// A thread that does one thing after the other, beside the engine's own. What it does may take forever, on a disk that does
-// not answer: then it is left alone.
+// A thread that does one piece of work after the other. Work may never end, on a disk that does not answer; then the thread
+// is abandoned.
 class Worker {
   public:
     Worker();
 
-    // stops after what it is doing, if that ends within a second
+    // waits up to a second for the work that is under way
     ~Worker();
 
-    // What is done must not throw, and must outlive everything else that it needs.
+    // The work must own everything it needs.
     void post(std::function<void()> work);
 
-    // Waits until all is done that was posted until now; false if nothing came to its end for so long.
+    // Waits until everything posted so far is done; false if no work has ended for so long.
     bool finish(std::chrono::milliseconds patience);
 
   private:
