@@ -1,5 +1,7 @@
 #include "scheduler/waiting.h"
 
+#include <cstdint>
+
 namespace kvf {
 
 void Waiting::add(Branch & branch) {
@@ -35,18 +37,18 @@ void Waiting::wait_for(Branch & branch, Branch & owner, size_t n) {
 }
 
 void Waiting::advance(Branch & owner) {
-    while (!owner.waiters.empty() && owner.waiters.begin()->first <= owner.n_cached) {
-        Branch & branch   = *all_.at(owner.waiters.begin()->second);
-        ready_[branch.id] = &branch; // it fails here, or not at all
-        branch.owner      = nullptr;
-        owner.waiters.erase(owner.waiters.begin());
-    }
+    wake(owner, owner.n_cached);
 }
 
 void Waiting::wake(Branch & owner) {
-    while (!owner.waiters.empty()) {
+    wake(owner, SIZE_MAX);
+}
+
+// those that wait for at most n of the owner's tokens
+void Waiting::wake(Branch & owner, size_t n) {
+    while (!owner.waiters.empty() && owner.waiters.begin()->first <= n) {
         Branch & branch   = *all_.at(owner.waiters.begin()->second);
-        ready_[branch.id] = &branch;
+        ready_[branch.id] = &branch; // it fails here, or not at all
         branch.owner      = nullptr;
         owner.waiters.erase(owner.waiters.begin());
     }

@@ -51,6 +51,8 @@ class Waiting {
     }
 
   private:
+    void wake(Branch & owner, size_t n);
+
     std::map<kvf_branch_id, Branch *> all_;
     Ready                             ready_;
     kvf_branch_id                     last_visited_ = 0;
