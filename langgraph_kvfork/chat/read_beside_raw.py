@@ -45,38 +45,43 @@ class ReadBesideRaw(Runnable[AIMessage, dict[str, Any]]):
     def transform(
         self, input: Iterator[AIMessage], config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[dict[str, Any]]:
-        """Read a message while it grows; its chunks come first, then what they add."""
+        """Read a message while it grows; its chunks come as they do, then the object.
+
+        The object comes once, and not as it grows: the items of a stream are to be added.
+        """
         chunks: list[AIMessage] = []
+        parsed: Any = None
         error: Exception | None = None
         try:
-            for parsed in self._parser.transform(_kept(input, chunks), config):
+            for value in self._parser.transform(_kept(input, chunks), config):
+                parsed = value
                 yield from _taken(chunks)
-                yield AddableDict(parsed=parsed)
         except _ModelError as failed:
             raise failed.args[0] from failed.args[0].__cause__
         except Exception as failed:  # noqa: BLE001 - it is returned
-            error = failed
+            parsed, error = None, failed
         yield from _taken(chunks)
-        yield _end(error)
+        yield AddableDict(parsed=parsed, parsing_error=error)
 
     async def atransform(
         self, input: AsyncIterator[AIMessage], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[dict[str, Any]]:
         """As `transform`."""
         chunks: list[AIMessage] = []
+        parsed: Any = None
         error: Exception | None = None
         try:
-            async for parsed in self._parser.atransform(_akept(input, chunks), config):
+            async for value in self._parser.atransform(_akept(input, chunks), config):
+                parsed = value
                 for chunk in _taken(chunks):
                     yield chunk
-                yield AddableDict(parsed=parsed)
         except _ModelError as failed:
             raise failed.args[0] from failed.args[0].__cause__
         except Exception as failed:  # noqa: BLE001 - it is returned
-            error = failed
+            parsed, error = None, failed
         for chunk in _taken(chunks):
             yield chunk
-        yield _end(error)
+        yield AddableDict(parsed=parsed, parsing_error=error)
 
 
 class _ModelError(Exception):
@@ -106,9 +111,3 @@ async def _akept(
 def _taken(chunks: list[AIMessage]) -> Iterator[AddableDict]:
     while chunks:
         yield AddableDict(raw=chunks.pop(0))
-
-
-def _end(error: Exception | None) -> AddableDict:
-    if error is None:
-        return AddableDict(parsing_error=None)
-    return AddableDict(parsed=None, parsing_error=error)

@@ -1,6 +1,8 @@
 """Structured output on a real model: all schemas, all methods, and answers that are cut off."""
 
+import functools
 import json
+import operator
 import warnings
 from decimal import Decimal
 from typing import Literal, Optional
@@ -233,6 +235,19 @@ async def test_the_raw_chunks_come_along_and_an_error_is_the_streams_end(
         await streamed(both, "word " * 9000, asynchronous=asynchronous)
     with pytest.raises(InvalidRequestError, match="temperature=-1"):
         await call(both, TEXT, asynchronous=asynchronous, temperature=-1)
+
+
+@pytest.mark.parametrize("schema", [Person, PersonDict, UNTITLED])
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+def test_the_items_of_a_raw_stream_add_up_to_what_invoke_returns(llm, engine, schema, method):
+    asked = ASKED if method == "json_mode" else TEXT
+    both = llm.with_structured_output(schema, method=method, include_raw=True)
+    invoked = both.invoke(asked)
+    whole = functools.reduce(operator.add, both.stream(asked))
+    assert whole.keys() == invoked.keys()
+    assert whole["parsed"] == invoked["parsed"]
+    assert whole["raw"].text == invoked["raw"].text
+    assert type(whole["parsing_error"]) is type(invoked["parsing_error"])
 
 
 class Defaults(BaseModel):
