@@ -15,7 +15,8 @@ import threading
 from types import TracebackType
 
 _work_done = threading.Condition(threading.RLock())
-_n_working = 0
+_working: set[int] = set()
+"""The threads in a block of `native_work`. Ctrl-C may leave the main thread in here for ever."""
 _ender: int | None = None
 """The thread that ends the process, once it does."""
 
@@ -41,7 +42,7 @@ def begin_ending() -> None:
 def wait_for_work() -> None:
     """Wait until no other thread is in a block of `native_work`. After `begin_ending`."""
     with _work_done:
-        _work_done.wait_for(lambda: not _n_working)
+        _work_done.wait_for(lambda: not _working - {_ender})
 
 
 class _ThisThread(threading.local):
@@ -59,12 +60,11 @@ class _NativeWork:
     """
 
     def __enter__(self) -> None:
-        global _n_working
         _this_thread.depth += 1
         while _this_thread.depth == 1:
             with _work_done:
                 if not is_ending():
-                    _n_working += 1
+                    _working.add(threading.get_ident())
                     return
             stop_if_ending()
 
@@ -74,12 +74,11 @@ class _NativeWork:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        global _n_working
         _this_thread.depth -= 1
         if _this_thread.depth:
             return
         with _work_done:
-            _n_working -= 1
+            _working.discard(threading.get_ident())
             if _ender is not None:
                 _work_done.notify_all()
         stop_if_ending()
@@ -96,9 +95,9 @@ process with "FATAL: exception not rethrown" where Rust or C++ is on it.
 
 
 def _after_fork_in_child() -> None:
-    global _work_done, _n_working, _ender
+    global _work_done, _ender
     _work_done = threading.Condition(threading.RLock())
-    _n_working = 0
+    _working.clear()
     _ender = None
 
 

@@ -167,6 +167,12 @@ from langgraph_kvfork import ChatKVFork, Engine
 params = ChatKVFork(n_ctx=512)._engine_params()
 Engine(params).generate("Hello")
 """
+INTERRUPTED_IN_OUR_WORK = """
+from langgraph_kvfork import ChatKVFork
+from langgraph_kvfork.engine.ending import native_work
+
+native_work.__enter__()  # Ctrl-C may come between this and the block
+"""
 IN_A_VALIDATOR = """
 import threading, time
 from langgraph_kvfork import ChatKVFork, EngineParams
@@ -209,6 +215,7 @@ inside.wait()
         CANCELLED_LOAD,
         CLOSED_LOOP,
         AN_ENGINE_THAT_NOBODY_CLOSED,
+        INTERRUPTED_IN_OUR_WORK,
         IN_A_VALIDATOR.format(make="ChatKVFork"),
         IN_A_VALIDATOR.format(make="EngineParams"),
         IN_A_TOOL,
