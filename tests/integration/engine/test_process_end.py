@@ -15,6 +15,7 @@ import pytest
 PROGRAM = """
 import asyncio, os, signal, sys, threading, time
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 what, how, code, after, slow = sys.argv[1:]
 code, after = int(code), float(after)
 
@@ -232,6 +233,8 @@ def test_ctrl_c_interrupts_a_wait_for_a_load():
 import os, signal, sys, threading, time
 from langgraph_kvfork import ChatKVFork, Engine
 from langgraph_kvfork.engine import weights
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 load = weights.load_model
 def slow(*args):

@@ -9,7 +9,6 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from langgraph_kvfork import InvalidRequestError, MessageOrderWarning, arrange
-from langgraph_kvfork.branches.request import Request
 from langgraph_kvfork.order import watch
 from langgraph_kvfork.order.watch import (
     _Call,
@@ -155,9 +154,8 @@ def test_what_is_no_text_is_refused(arguments, message):
 def prompts_of(engine, begin, namespace=None):
     message = SystemMessage(begin)
     prompt = f"<{begin}><{TEXT}>"
-    return watched_order(
-        engine, [message, HumanMessage(TEXT)], prompt, Request(namespace=namespace)
-    )
+    messages = [message, HumanMessage(TEXT)]
+    return watched_order(engine, messages, prompt, shared=True, namespace=namespace)
 
 
 class Words:
