@@ -73,6 +73,7 @@ class Loop:
 
 
 def our_objects():
+    gc.collect()
     return sum(str(type(o).__module__).startswith("langgraph_kvfork") for o in gc.get_objects())
 
 
@@ -89,8 +90,8 @@ def test_each_of_200_steps_costs_what_is_new_in_it(llm, engine, monkeypatch):
     assert after.snapshots <= 64
     assert after.evictions - before.evictions >= N_STEPS - 64
     assert after.preemptions == before.preemptions
-    # at 20 steps and at 200
-    assert loop.objects[0] == loop.objects[1]
+    # at 20 steps and at 200; what earlier tests left may go meanwhile
+    assert loop.objects[1] <= loop.objects[0]
     assert not runs._runs._runs
 
     with pytest.raises(ContextOverflowError, match=r"the prompt has 5\d{3} tokens, n_ctx is 4096"):
