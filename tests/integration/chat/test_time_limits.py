@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 
 import pytest
 from helpers import await_until, idle, wait_until
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.errors import NodeTimeoutError
 from langgraph.graph import START, StateGraph
 from langgraph.types import TimeoutPolicy
@@ -77,11 +77,13 @@ async def test_a_long_answer_keeps_a_node_alive(llm, engine):
 
 
 @pytest.mark.parametrize("prefills", [False, True])
-@pytest.mark.parametrize("room", [{"n_ctx": 4096, "n_seq_max": 1}, {"n_ctx": 512}])
+@pytest.mark.parametrize("room", [{"n_ctx": 4096, "n_seq_max": 1}, {"n_ctx": 1024}])
 async def test_a_node_that_waits_for_others_to_end_is_alive(excerpt, room, prefills):
     narrow = ChatKVFork(**room, n_threads=1, n_batch=32, n_ubatch=32, temperature=0, max_tokens=4)
     with narrow.engine as engine:
         endless = narrow.bind(max_tokens=None, ignore_eos=True, share_prefix=False)
+        # two of it do not fit into 1,024 cells; one has room for 400 tokens, some seconds' worth
+        excerpt = [SystemMessage(2 * excerpt[0].content)]
         # one who has the only sequence, or too many cells, for several idle limits
         busy = asyncio.create_task(endless.ainvoke(excerpt))
         await await_until(lambda: engine.stats().generated_tokens > 0)
@@ -91,11 +93,12 @@ async def test_a_node_that_waits_for_others_to_end_is_alive(excerpt, room, prefi
                 narrow.aprefill(excerpt) if prefills else narrow.ainvoke(excerpt)
             )
             await await_until(lambda: engine.stats().branches_waiting == 1)
-            await asyncio.sleep(3)
+            await asyncio.sleep(1.5)
+            assert not busy.done()
             busy.cancel()
             await waiting
 
-        limit = TimeoutPolicy(idle_timeout=1.0, refresh_on="heartbeat")
+        limit = TimeoutPolicy(idle_timeout=0.5, refresh_on="heartbeat")
         await graph_of({"wait": node}, limit).ainvoke({"messages": []})
 
 
