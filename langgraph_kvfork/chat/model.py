@@ -443,9 +443,10 @@ class ChatKVFork(LocalChatModel):
         save: bool,
     ) -> Usage:
         call = self._call(None, kwargs)
-        with langchain_errors():
-            check = partial(check_save, save, call.request, self._engine_params)
-            await in_prompt_thread(check)
+        if save is not False:  # or there is nothing to look up, and no thread to wait for
+            with langchain_errors():
+                check = partial(check_save, save, call.request, self._engine_params)
+                await in_prompt_thread(check)
         if not call.request.share_prefix:
             return _NOT_COMPUTED
         converted = self._messages(messages)
