@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchmarks import results
@@ -94,24 +94,10 @@ def tables(summaries: Summaries) -> Iterator[str]:
         yield f"## {title(cell)}"
         yield fan_out_table(summaries, cell)
     for model, one in MODELS.items():
-        if rows := list(part_rows(summaries, model)):
-            yield f"## Part by part, {one.label}"
-            yield table(["", "llama.cpp", "ours", "times as fast"], rows)
-        if rows := list(load_rows(summaries, model)):
-            yield f"## Many at a time, {one.label}"
-            yield table(["", "llama-server", "ours", "times as fast"], rows)
-        if rows := list(steady_rows(summaries, model)):
-            yield f"## After fifty other fan-outs, {one.label}"
-            yield table(["", "in an empty cache", "in a full one", "times"], rows)
-        if rows := list(kept_rows(summaries, model)):
-            yield f"## A prompt that was computed before, {one.label}"
-            yield table(["", "llama-server", "ours", "times as fast"], rows)
-        if rows := list(store_rows(summaries, model)):
-            yield f"## With a store and without, {one.label}"
-            yield table(["", "without", "with", "times as fast"], rows)
-        if rows := list(memory_rows(summaries, model)):
-            yield f"## Memory, {one.label}"
-            yield table(["", "cells in use", "process at its peak"], rows)
+        for name, rows_of, head in TABLES:
+            if rows := list(rows_of(summaries, model)):
+                yield f"## {name}, {one.label}"
+                yield table(["", *head], rows)
 
 
 def fan_out_table(summaries: Summaries, cell: Cell) -> str:
@@ -231,6 +217,17 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     lines += [[*row, *[""] * (len(head) - len(row))] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+TABLES: tuple[tuple[str, Callable[[Summaries, str], Iterator[list[str]]], tuple[str, ...]], ...] = (
+    ("Part by part", part_rows, ("llama.cpp", "ours", "times as fast")),
+    ("Many at a time", load_rows, ("llama-server", "ours", "times as fast")),
+    ("After fifty other fan-outs", steady_rows, ("in an empty cache", "in a full one", "times")),
+    ("A prompt that was computed before", kept_rows, ("llama-server", "ours", "times as fast")),
+    ("With a store and without", store_rows, ("without", "with", "times as fast")),
+    ("Memory", memory_rows, ("cells in use", "process at its peak")),
+)
+"""A model's tables in their order: the title, what yields the rows, and the columns."""
 
 
 def main() -> None:
