@@ -11,6 +11,7 @@ if one did not answer, or took another back end than it should.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-KINDS = ("sapphirerapids", "zen4", "cascadelake", "alderlake", "haswell", "sse42", "x64")
-"""The CPU back ends of the wheel, best first; as in csrc/variants/variants.cmake."""
+ROOT = Path(__file__).resolve().parents[1]
 
 EMULATED = {"Haswell": "haswell", "Nehalem": "sse42", "qemu64": "x64"}
 """By processor of qemu: the back end that the wheel has to take on it."""
@@ -47,7 +47,7 @@ CHAT = "from langgraph_kvfork import ChatKVFork; print(ChatKVFork(n_ctx=1024).in
 def main() -> None:
     """Install, try, report."""
     wheel = Path(sys.argv[1]).resolve()
-    folder = Path(__file__).resolve().parents[1] / "build" / "wheel-venv"
+    folder = ROOT / "build" / "wheel-venv"
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
@@ -68,7 +68,8 @@ def main() -> None:
     )
     taken, speed = _answer([str(python)], environment, short=False)
     print(f"this processor: {taken}, {speed} tokens/s of prefill in one thread")
-    for kind in KINDS[KINDS.index(taken) :]:
+    kinds = _kinds()
+    for kind in kinds[kinds.index(taken) :]:
         forced = {**environment, "KVFORK_CPU_VARIANT": kind}
         found, speed = _answer([str(python)], forced, short=False)
         _require(found == kind, f"{kind} was asked for, {found} was taken")
@@ -83,6 +84,14 @@ def main() -> None:
         found, _ = _answer(command, emulated, short=True)
         _require(found == kind, f"{processor} should take {kind}, and took {found}")
         print(f"  {processor} in qemu took {kind}, and answered")
+
+
+def _kinds() -> list[str]:
+    """Return the CPU back ends of the wheel, best first."""
+    text = (ROOT / "csrc" / "variants" / "variants.cmake").read_text(encoding="utf-8")
+    found = re.search(r"^set\(KVFORK_CPU_KINDS ([^)]*)\)", text, re.MULTILINE)
+    assert found is not None
+    return found[1].split()
 
 
 def _without_variant() -> dict[str, str]:
