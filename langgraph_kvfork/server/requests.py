@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import openai
@@ -81,3 +82,16 @@ class Requests:
             )
         except openai.APIStatusError as error:
             raise ServerRefusedError(error.status_code, str(error)) from error
+
+
+def body_of(payload: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    """Return a chat request as its body has it: what is extra is a part of it, headers are not.
+
+    Args:
+        payload: The request, as the client takes it.
+        *without: Keys to leave out.
+    """
+    body = {**payload, **payload.get("extra_body", {})}
+    for name in ("extra_body", "extra_headers", "stream_options", *without):
+        body.pop(name, None)
+    return body

@@ -27,7 +27,7 @@ import openai
 from langgraph_kvfork.server.facts import ServerFacts
 from langgraph_kvfork.server.gather import FanOut, Member, Place
 from langgraph_kvfork.server.prompt_text import common_tokens
-from langgraph_kvfork.server.requests import Requests, ServerRefusedError
+from langgraph_kvfork.server.requests import Requests, ServerRefusedError, body_of
 
 _log = logging.getLogger(__name__)
 
@@ -342,15 +342,13 @@ class _Released:
             lock.release()
 
 
-async def tokens_of(requests: Requests, payload: dict[str, Any], **more: Any) -> list[int]:
+async def tokens_of(requests: Requests, payload: dict[str, Any]) -> list[int]:
     """Return the tokens of a chat request's prompt, as llama-server makes them.
 
     Raises:
         ServerRefusedError: The chat template refuses the messages.
     """
-    body = {**payload, **payload.get("extra_body", {}), **more}
-    for name in ("extra_body", "extra_headers", "stream", "stream_options"):
-        body.pop(name, None)
+    body = body_of(payload, "stream")
     if not isinstance(body.get("response_format"), dict):  # a class, of which a client makes JSON
         body.pop("response_format", None)
     rendered = await requests.post("/apply-template", body, seconds=60.0)

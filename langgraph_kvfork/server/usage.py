@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +15,7 @@ from langgraph_kvfork.warning import warn
 TIMINGS = "server_timings"
 """Where llama-server's timings are, between the answer and the message."""
 
-_warned: set[str] = set()
-_lock = threading.RLock()
+_warned: dict[str, object] = {}
 
 
 def describe(
@@ -67,10 +65,10 @@ def describe(
 
 def warn_of_missing(facts: ServerFacts, root: str) -> None:
     """Warn once of a server that does not report what it takes from its cache."""
-    with _lock:
-        if root in _warned:
-            return
-        _warned.add(root)
+    # one step, without a lock, as schemas do it: a garbage collection inside may come back here
+    ours = object()
+    if _warned.setdefault(root, ours) is not ours:
+        return
     flag = facts.cache_flag
     remedy = f"start it with {flag}" if flag else "no flag is known that lets it"
     warn(

@@ -22,7 +22,7 @@ from langgraph_kvfork.order.watch import common_prefix
 from langgraph_kvfork.server.affinity import Affinity
 from langgraph_kvfork.server.facts import ServerFacts
 from langgraph_kvfork.server.gather import FanOut, Member, Place
-from langgraph_kvfork.server.requests import Requests, ServerRefusedError
+from langgraph_kvfork.server.requests import Requests, ServerRefusedError, body_of
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +60,10 @@ class Warm:
 
     async def _warm(self, fan_out: FanOut, i: int, share: int) -> None:
         key = self._affinity.of(fan_out.state, share)
-        body = {**fan_out.members[i].payload, **fan_out.members[i].payload.get("extra_body", {})}
-        for name in ("extra_body", "extra_headers", "stream_options", "max_completion_tokens"):
-            body.pop(name, None)
+        # what changes an answer does not change what its prompt begins with
+        answers = ("response_format", "tool_choice", "n", "max_completion_tokens")
+        body = body_of(fan_out.members[i].payload, *answers)
         body.update(key.body, max_tokens=1, stream=False)
-        for name in ("response_format", "tool_choice", "n"):
-            body.pop(name, None)  # they change what comes, not what the prompt begins with
         try:
             await self._requests.post("/v1/chat/completions", body, headers=key.headers)
         except (ServerRefusedError, openai.APIError) as error:
