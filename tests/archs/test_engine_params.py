@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_archs import WRITER
+from test_archs import SEED, WRITER
 
 from langgraph_kvfork import ChatKVFork
 from langgraph_kvfork.engine.model_file import load_model
@@ -21,7 +21,7 @@ from langgraph_kvfork.native import abi
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a transformer, a recurrent and a hybrid model."""
     folder = tmp_path_factory.mktemp("models")
-    command = [WRITER, "-a", "^(llama|mamba|jamba)$", "-o", folder]
+    command = [WRITER, "-s", SEED, "-a", "^(llama|mamba|jamba)$", "-o", folder]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 
