@@ -102,9 +102,16 @@ stock: build/stock/server-built
 # llama.cpp takes the repository it lies in for its own; this one's commits would rebuild it
 STOCK_CMAKE := GIT_CEILING_DIRECTORIES="$(abspath build)" $(TOOLS) cmake
 
+# llama.cpp crashes in its kernels for AMX if GCC compiled them, so that a processor that has it gets the others: GCC's
+# _tile_loadconfig reads 8 of a configuration's 64 bytes, as far as the optimizer knows, which leaves out the rest
+ifneq ($(shell echo | $(CXX) -x c++ -march=native -dM -E - 2>/dev/null | grep AMX_INT8),)
+STOCK_FLAGS := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+endif
+
 build/stock/configured: $(PATCHES)/upstream.toml | $(STAMPS)/tools
 	source=$$($(BIN)/python scripts/llama_cpp_source.py --stock) && \
 		$(STOCK_CMAKE) -S $$source -B build/stock \
+			-DCMAKE_C_FLAGS="$(CFLAGS) $(STOCK_FLAGS)" -DCMAKE_CXX_FLAGS="$(CXXFLAGS) $(STOCK_FLAGS)" \
 			-DBUILD_SHARED_LIBS=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
 			-DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_SUBPROCESS=OFF
 	@touch $@

@@ -9,8 +9,7 @@
 set(avx2   avx avx2 bmi2 f16c fma)
 set(avx512 ${avx2} avx512bw avx512cd avx512dq avx512f avx512vl)
 
-set(KVFORK_CPU_KINDS sapphirerapids zen4 cascadelake alderlake haswell sse42 x64)
-set(features_sapphirerapids ${avx512} avx512vbmi avx512vnni avx512bf16 amx-tile amx-int8)
+set(KVFORK_CPU_KINDS zen4 cascadelake alderlake haswell sse42 x64)
 set(features_zen4           ${avx512} avx512vbmi avx512vnni avx512bf16)
 set(features_cascadelake    ${avx512} avx512vnni)
 set(features_alderlake      ${avx2} avxvnni)

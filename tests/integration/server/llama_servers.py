@@ -30,7 +30,6 @@ class LlamaServer:
             *(str(PROGRAM), "--model", smollm2_path(), "--alias", "smollm2"),
             *("--host", "127.0.0.1", "--port", str(self.port), "--no-ui", "--metrics", "--slots"),
             *("--parallel", str(slots), "--ctx-size", str(n_ctx), "--threads", "2"),
-            "--no-repack",  # stock llama.cpp fails with AMX: see our patch 0007
             "--kv-unified" if layout == "unified" else "--no-kv-unified",
             *(("--api-key", key) if key else ()),
             *arguments,
