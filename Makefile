@@ -124,7 +124,7 @@ build/stock/server-built: build/stock/configured
 GRID ?= quick
 
 bench: install build/stock/tools-built
-	$(TOOLS) cmake --build build/native --target kvfork-batched-bench
+	$(TOOLS) cmake --build build/native --target kvfork-batched-bench kvfork-peak
 	$(BIN)/python -m benchmarks $(GRID)
 
 build/stock/tools-built: build/stock/server-built

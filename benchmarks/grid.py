@@ -20,7 +20,7 @@ class Task:
     Attributes:
         benchmark: "fan-out", or one of `measures/`.
         contestant: Who: one of `CONTESTANTS` for a fan-out, of `LIBRARIES` for the others; of
-            `steps` both of them, which take turns in one process.
+            `steps` both of them, which take turns in one process; of `peak` the machine.
         model: One of `MODELS`.
         branches: Branches of the fan-out.
         prefix: Tokens that they share; of the other benchmarks, the document's.
@@ -63,13 +63,14 @@ class Grid:
 
     Attributes:
         models: Names of models, see `models.py`.
-        fan_outs_only: Those of them that run the fan-outs and their steps, and no more.
+        fan_outs_only: Those of them that run the fan-outs, their steps and prefills, and no more.
         branches: Branches of the fan-outs.
         prefixes: Tokens that they share.
         generate: Tokens that each generates.
         prefills: Lengths of prompts whose prefill is timed.
         first_token: Lengths of documents after which a first token is timed.
         steady: Documents of fan-outs in an engine that has run for a while.
+        busy: Documents of fan-outs beside another program.
         beside: Lengths of prompts that come while others are read.
         mixed: Lengths of the documents in a mixed load.
         store: Lengths of documents that are kept in a store.
@@ -87,6 +88,7 @@ class Grid:
     prefills: tuple[int, ...] = ()
     first_token: tuple[int, ...] = ()
     steady: tuple[int, ...] = ()
+    busy: tuple[int, ...] = ()
     beside: tuple[int, ...] = ()
     mixed: tuple[int, ...] = ()
     store: tuple[int, ...] = ()
@@ -102,16 +104,19 @@ class Grid:
             for cell in product(self.prefixes, self.branches, self.generate):
                 prefix, branches, generate = cell
                 yield [Task("fan-out", name, model, branches, prefix, generate) for name in names]
+            yield [Task("peak", "machine", model)]
             yield [Task("steps", "+".join(LIBRARIES), model)]
+            for prefix in self.prefills:
+                yield [Task("prefill", name, model, prefix=prefix) for name in LIBRARIES]
             if model in self.fan_outs_only:
                 continue
             yield [Task("memory", name, model) for name in LIBRARIES]
-            for prefix in self.prefills:
-                yield [Task("prefill", name, model, prefix=prefix) for name in LIBRARIES]
             for prefix in self.first_token:
                 yield [Task("first_token", name, model, prefix=prefix) for name in LIBRARIES]
             for prefix in self.steady:
                 yield [Task("steady", "kvfork", model, branches=8, prefix=prefix, generate=32)]
+            for prefix in self.busy:
+                yield [Task("busy", name, model, 8, prefix, 64) for name in LIBRARIES]
             for prefix in self.beside:
                 yield [Task("beside", "kvfork", model, branches=8, prefix=prefix, generate=1)]
             for prefix in self.mixed:
@@ -128,8 +133,10 @@ GRIDS = {
         branches=(8,),
         prefixes=(2048,),
         generate=(64,),
+        prefills=(512,),
         first_token=(3500,),
         steady=(1024,),
+        busy=(512,),
         beside=(4000,),
         mixed=(1500,),
         store=(7000,),
@@ -153,6 +160,7 @@ GRIDS = {
         prefills=(512, 2048, 7000),
         first_token=(3500,),
         steady=(1024,),
+        busy=(512,),
         beside=(4000,),
         mixed=(1500,),
         store=(7000,),

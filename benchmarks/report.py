@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchmarks import results
+from benchmarks.grid import LIBRARIES, Task
+from benchmarks.measures.busy import ALONE, BESIDE
+from benchmarks.measures.peak import DECODED, PREFILLED, READ
 from benchmarks.models import MODELS
 from benchmarks.plots import draw
 from benchmarks.results import README, Results
@@ -136,6 +139,29 @@ def part_row(what: str, stock: Summary | None, ours: Summary) -> list[str]:
     return [what, str(stock), str(ours), f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"]
 
 
+PRODUCTS = "of the peak in 8-bit products"
+SHARES = (
+    ("prefill", 512, "prefill 512", PREFILLED, 512, PRODUCTS),
+    ("steps", 0, "decode 1 at 512", READ, 1, "of the memory's bandwidth"),
+    ("steps", 0, "decode 8 at 512", DECODED, 8, PRODUCTS),
+    ("steps", 0, "decode 32 at 512", DECODED, 32, PRODUCTS),
+)
+"""A part's benchmark, prefix and name; the time of `measures/peak.py` that bounds it, how often."""
+
+
+def share_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
+    """Yield which share of a part's time its weights would take at the machine's own peak."""
+    for benchmark, prefix, name, least, times, what in SHARES:
+        bound = summaries.found.get((Task("peak", "machine", model), least))
+        tasks = [Task(benchmark, library, model, prefix=prefix) for library in LIBRARIES]
+        parts = [summaries.found.get((task, name)) for task in tasks]
+        if bound and any(parts):
+            shares = [
+                f"{100 * times * bound.median / one.median:.0f} %" if one else "" for one in parts
+            ]
+            yield [f"{words(name, prefix)}, {what}", *shares]
+
+
 LOADS = {"mixed": "a mixed load", "beside": "four streams and a long prompt"}
 
 
@@ -157,6 +183,17 @@ def steady_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
             if empty.pages and full.pages:
                 pages = [f"{one.pages:,.1f}" for one in (empty, full)]
                 yield [f"pages that a {what} reads", *pages, f"{full.pages / empty.pages:.2f}"]
+
+
+def busy_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
+    """Yield what one other program makes of a fan-out, of llama.cpp's and of ours."""
+    for library, whose in (("stock", "llama-batched-bench"), ("kvfork", "ChatKVFork")):
+        for task in summaries.tasks("busy"):
+            alone, beside = (summaries.found.get((task, name)) for name in (ALONE, BESIDE))
+            if (task.contestant, task.model) == (library, model) and alone and beside:
+                what = f"{whose}, {task.branches} branches, {task.prefix:,} shared"
+                times = f"{beside.median / alone.median:.2f}"
+                yield [what, str(alone), str(beside), times]
 
 
 def kept_rows(summaries: Summaries, model: str) -> Iterator[list[str]]:
@@ -221,8 +258,10 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 TABLES: tuple[tuple[str, Callable[[Summaries, str], Iterator[list[str]]], tuple[str, ...]], ...] = (
     ("Part by part", part_rows, ("llama.cpp", "ours", "times as fast")),
+    ("Beside what the machine can do at most", share_rows, ("llama.cpp", "ours")),
     ("Many at a time", load_rows, ("llama-server", "ours", "times as fast")),
     ("After fifty other fan-outs", steady_rows, ("in an empty cache", "in a full one", "times")),
+    ("Beside a busy program", busy_rows, ("alone", "beside it", "times")),
     ("A prompt that was computed before", kept_rows, ("llama-server", "ours", "times as fast")),
     ("With a store and without", store_rows, ("without", "with", "times as fast")),
     ("Memory", memory_rows, ("cells in use", "process at its peak")),

@@ -75,7 +75,7 @@ def one_round(task: Task, threads: int, limit: float) -> dict[str, Any]:
 def make_job(task: Task, threads: int) -> Job:
     """Return what a measuring process is given: the prompts, cut to length."""
     model_path = MODELS[task.model].path()
-    if task.benchmark in ("steps", "memory", "prefill"):
+    if task.benchmark in ("peak", "steps", "memory", "prefill"):
         return Job(task.contestant, model_path, threads, prefix=task.prefix)
     branches = task.branches or 8
     asked, more = questions(branches), questions(branches, skip=branches)

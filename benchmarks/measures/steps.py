@@ -17,7 +17,7 @@ from benchmarks.job import Found, Job, serve
 from benchmarks.library import Context, Library
 
 PREFIXES = (64, 512, 2048, 3500, 7000)
-BRANCHES = (1, 8)
+BRANCHES = (1, 8, 32)
 OWN = (2048, 8, 256)
 """Shared tokens, branches, and tokens of their own behind them."""
 

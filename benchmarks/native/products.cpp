@@ -9,66 +9,27 @@
 #include "ggml-cpu-options.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
+#include "peak.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <random>
 #include <vector>
-
-#if defined(__AVX2__)
-#    include <immintrin.h>
-#endif
-
-static double cpu_time() {
-    timespec time;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-    return time.tv_sec + 1e-9 * time.tv_nsec;
-}
 
 static double median(std::vector<double> values) {
     std::sort(values.begin(), values.end());
     return values[values.size() / 2];
 }
 
-// 1e9 operations a second in products of 8-bit integers that need nothing from memory; 0: there is no loop for this processor
+// the median of some integer_rate()s
 static double peak() {
-#if defined(__AVX2__)
-#    if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-    using Vector        = __m512i;
-    const auto multiply = [](Vector sum, Vector a, Vector b) { return _mm512_dpbusd_epi32(sum, a, b); };
-#    elif defined(__AVXVNNI__)
-    using Vector        = __m256i;
-    const auto multiply = [](Vector sum, Vector a, Vector b) { return _mm256_dpbusd_avx_epi32(sum, a, b); };
-#    else
-    using Vector        = __m256i;
-    const auto multiply = [](Vector sum, Vector a, Vector b) {
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
-    };
-#    endif
-    constexpr long      n = 500000;
     std::vector<double> rates;
     for (int round = 0; round < 15; ++round) {
-        Vector a      = {};
-        Vector b      = {};
-        Vector sum[8] = {};
-        asm volatile("" : "+x"(a), "+x"(b)); // as if they could be anything
-        const double start = cpu_time();
-        for (long i = 0; i < n; ++i) {
-#    pragma GCC unroll 8
-            for (int k = 0; k < 8; ++k) {
-                sum[k] = multiply(sum[k], a, b);
-                asm volatile("" : "+x"(sum[k]), "+x"(a)); // no product is left out for being another one's
-            }
-        }
-        rates.push_back(2e-9 * n * 8 * sizeof(Vector) / (cpu_time() - start));
+        rates.push_back(integer_rate());
     }
     return median(rates);
-#else
-    return 0;
-#endif
 }
 
 // A product, ready to be computed; its weights in this order.
@@ -97,12 +58,12 @@ class Product {
     double measure(bool ours) {
         ggml_backend_cpu_set_options(backend_, ours ? GGML_CPU_OPTION_FAN_OUT_MUL_MAT : 0);
         ggml_backend_graph_compute(backend_, graph_);
-        const double start = cpu_time();
+        const double start = thread_cpu_time();
         double       end   = start;
         int          n     = 0;
         for (; n == 0 || end - start < 0.02; ++n) {
             ggml_backend_graph_compute(backend_, graph_);
-            end = cpu_time();
+            end = thread_cpu_time();
         }
         return (end - start) / n;
     }

@@ -42,12 +42,12 @@ def test_the_quick_grid_is_one_fan_out_of_everybody_on_each_model() -> None:
     models = ("Qwen-0.5B-Q4_K_M", "SmolLM2")
     assert [len([t for t in fan_outs if t.model == model]) for model in models] == [8, 8]
     assert {task.benchmark for task in tasks(GRIDS["quick"]) if task.model == models[0]} == {
-        "fan-out",
-        "steps",
+        *("fan-out", "peak", "steps", "prefill")
     }
     parts = {task.benchmark for task in tasks(GRIDS["quick"]) if task.model == models[1]}
     assert parts == {
-        *("fan-out", "steps", "memory", "first_token", "steady", "beside", "mixed", "store")
+        *("fan-out", "peak", "steps", "prefill", "memory", "first_token"),
+        *("steady", "busy", "beside", "mixed", "store"),
     }
 
 

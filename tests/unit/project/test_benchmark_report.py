@@ -157,6 +157,45 @@ def test_a_process_that_measures_both_is_a_measurement_of_each(recorded: dict[st
     assert rows(table)["decode step, 8 branches, 64 shared"] == row
 
 
+def test_parts_are_shares_of_what_the_machine_can_do(recorded: dict[str, Any]) -> None:
+    def add(task: Task, **seconds: float) -> None:
+        found = [
+            {"name": name.replace("_", " "), "seconds": one, "prefilled": None}
+            for name, one in seconds.items()
+        ]
+        one = {**dataclasses.asdict(task), "error": "", "over": False, "found": found}
+        recorded["measurements"].append(one)
+
+    model = "Qwen-0.5B-Q4_K_M"
+    least = {"a_token_of_a_prefill": 0.001, "a_token_of_a_decode_step": 0.002}
+    add(Task("peak", "machine", model), **least, the_weights_of_a_decode_step=0.012)
+    for library, slower in (("stock", 2), ("kvfork", 1)):
+        add(Task("prefill", library, model, prefix=512), prefill_512=1.024 * slower)
+        add(Task("steps", library, model), decode_1_at_512=0.02, decode_8_at_512=0.04 * slower)
+    *_, title, table = tables(Summaries(recorded))
+    assert title.startswith("## Beside what the machine can do at most")
+    assert rows(table) == {
+        "prefill of 512 tokens, of the peak in 8-bit products": ["25 %", "50 %"],
+        "decode step, 1 branch, 512 shared, of the memory's bandwidth": ["60 %", "60 %"],
+        "decode step, 8 branches, 512 shared, of the peak in 8-bit products": ["20 %", "40 %"],
+    }
+
+
+def test_a_fan_out_beside_a_busy_program_is_compared_with_itself(recorded: dict[str, Any]) -> None:
+    for library, beside in (("kvfork", 3.0), ("stock", 60.0)):
+        task = Task("busy", library, "SmolLM2", 8, 512, 64)
+        times = {"alone": 1.5, "beside a busy program": beside}
+        found = [{"name": n, "seconds": s, "prefilled": None} for n, s in times.items()]
+        one = {**dataclasses.asdict(task), "error": "", "over": False, "found": found}
+        recorded["measurements"].append(one)
+    *_, title, table = tables(Summaries(recorded))
+    assert title.startswith("## Beside a busy program")
+    assert rows(table) == {
+        "llama-batched-bench, 8 branches, 512 shared": ["1.50 s", "60.0 s", "40.00"],
+        "ChatKVFork, 8 branches, 512 shared": ["1.50 s", "3.00 s", "2.00"],
+    }
+
+
 def test_memory_is_cells_and_the_peak_of_the_process(recorded: dict[str, Any]) -> None:
     for contestant, cells, peak in (("stock", 224_512, 6 * 2**30), ("kvfork", 8_256, 400 * 2**20)):
         task = Task("memory", contestant, "SmolLM2")
