@@ -54,13 +54,14 @@ except ImportError as error:
     ) from error
 
 from langgraph_kvfork.server.affinity import Affinity
+from langgraph_kvfork.server.ahead import prefill, usage_of
 from langgraph_kvfork.server.errors import broken, in_our_words, late
 from langgraph_kvfork.server.facts import KINDS, Kind, ServerFacts
 from langgraph_kvfork.server.gather import Place
-from langgraph_kvfork.server.prompt_text import common_tokens, prompt_text
+from langgraph_kvfork.server.prompt_text import prompt_text
 from langgraph_kvfork.server.requests import Requests, ServerRefusedError
 from langgraph_kvfork.server.sharing import Sharing, sharing_of
-from langgraph_kvfork.server.slots import SavedSlots, tokens_of
+from langgraph_kvfork.server.slots import tokens_of
 from langgraph_kvfork.server.usage import TIMINGS, describe
 
 _ENGINES = {field.name for field in fields(EngineParams)} | {"keep_alive"}
@@ -534,42 +535,16 @@ class ChatKVForkServer(ChatOpenAI, ComputesAhead):
         with langchain_errors(), in_our_words(self._root):
             sharing = await self._sharing()
             kwargs = self._with_own(sharing.facts, kwargs)
-            way = sharing.gatherer.way
             if sharing.facts.kind != "llama-server" or not given:
                 kept = {k: v for k, v in kwargs.items() if k not in _OF_ANSWERS}
                 result = await self._answer(given, None, {**kept, "max_tokens": 1})
-                return _usage_of(result, begin)
+                return usage_of(result, begin)
             # what any continuation of the messages begins with
-            prompts = [
-                await tokens_of(
-                    self._requests,
-                    self._get_request_payload(join(given, [HumanMessage(ending)]), **kwargs),
-                )
+            payloads = [
+                self._get_request_payload(join(given, [HumanMessage(ending)]), **kwargs)
                 for ending in ("One", "Two")
             ]
-            tokens = prompts[0][: common_tokens(prompts)]
-            place = Place()
-            if isinstance(way, SavedSlots):
-                prefix, timings = await way.prefill(tokens)
-                if prefix is not None:
-                    prefix.first = place.branch_id
-            else:
-                body = {"prompt": tokens, "n_predict": 0, "cache_prompt": True}
-                timings = (await self._requests.post("/completion", body))["timings"]
-        cached = len(tokens) - int(timings["prompt_n"])
-        wait_ms = 1000 * (time.perf_counter() - begin) - float(timings["prompt_ms"])
-        return Usage(
-            branch_id=place.branch_id,
-            prompt_tokens=len(tokens),
-            forked_tokens=cached,
-            prefilled_tokens=int(timings["prompt_n"]),
-            generated_tokens=0,
-            preemptions=0,
-            parent_id=None,
-            wait_ms=max(wait_ms, 0.0),
-            prefill_ms=float(timings["prompt_ms"]),
-            decode_ms=0.0,
-        )
+            return await prefill(self._requests, sharing.gatherer.way, payloads, begin)
 
     def get_num_tokens_from_messages(
         self,
@@ -645,24 +620,3 @@ def _name(facts: ServerFacts) -> str:
 
 def _text(result: ChatResult) -> str:
     return result.generations[0].text if result.generations else ""
-
-
-def _usage_of(result: ChatResult, begin: float) -> Usage:
-    message = result.generations[0].message
-    metadata = message.response_metadata.get("fork")
-    usage = message.usage_metadata if isinstance(message, AIMessage) else None
-    total_ms = 1000 * (time.perf_counter() - begin)
-    if metadata is None or usage is None:  # not reported: a report leaves it out
-        return Usage(0, 0, 0, 0, 0, 0, None, total_ms, 0.0, 0.0)
-    return Usage(
-        branch_id=metadata["branch_id"],
-        prompt_tokens=usage["input_tokens"],
-        forked_tokens=metadata["forked_tokens"],
-        prefilled_tokens=metadata["prefilled_tokens"],
-        generated_tokens=usage["output_tokens"],
-        preemptions=0,
-        parent_id=metadata["parent_id"],
-        wait_ms=total_ms,
-        prefill_ms=0.0,
-        decode_ms=0.0,
-    )
