@@ -14,6 +14,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import openai
@@ -28,6 +29,23 @@ _log = logging.getLogger(__name__)
 
 _MOST_KEYS = 64
 _MOST_TEXT = 100_000
+
+
+@dataclass(eq=False)
+class _Shares:
+    """What is known of a fan-out, by its shares, of which each goes to one replica.
+
+    Attributes:
+        of: The share of each branch.
+        key: By which a router tells the fan-out from others; "": it is not told.
+        ahead: Tokens that the request ahead of a share computed.
+        first: The number of the call that a share's prefix is computed for.
+    """
+
+    of: list[int]
+    key: str
+    ahead: dict[int, int] = field(default_factory=dict)
+    first: dict[int, int] = field(default_factory=dict)
 
 
 class Warm:
@@ -47,40 +65,42 @@ class Warm:
 
     async def prepare(self, fan_out: FanOut) -> None:
         """Send one token's request to each replica that the fan-out will use."""
-        fan_out.state = self._key(fan_out.text) if self._affinity.is_used else ""
+        of = self._affinity.shares(len(fan_out.members))
+        key = self._key(fan_out.text) if self._affinity.is_used else ""
+        fan_out.state = shares = _Shares(of, key)
         in_flight = self._facts.shares_in_flight and self._affinity.replicas == 1
         knows = self._facts.kind != "other" or self._affinity.replicas > 1
-        if in_flight or not knows or len(fan_out.members) < 2:
+        if in_flight or not knows:
             return
-        shares = self._affinity.shares(len(fan_out.members))
-        first = [shares.index(share) for share in range(max(shares) + 1)]
         # one that is alone on its replica has nobody to warm it for
-        warmed = [i for i in first if shares.count(shares[i]) > 1]
-        await asyncio.gather(*(self._warm(fan_out, i, shares[i]) for i in warmed))
+        warmed = [share for share in sorted(set(of)) if of.count(share) > 1]
+        await asyncio.gather(*(self._warm(fan_out, shares, share) for share in warmed))
 
-    async def _warm(self, fan_out: FanOut, i: int, share: int) -> None:
-        key = self._affinity.of(fan_out.state, share)
+    async def _warm(self, fan_out: FanOut, shares: _Shares, share: int) -> None:
+        key = self._affinity.of(shares.key, share)
         # what changes an answer does not change what its prompt begins with
-        answers = ("response_format", "tool_choice", "n", "max_completion_tokens")
-        body = body_of(fan_out.members[i].payload, *answers)
+        answers = ("response_format", "tool_choice", "n", "max_completion_tokens", "min_tokens")
+        body = body_of(fan_out.members[shares.of.index(share)].payload, *answers)
         body.update(key.body, max_tokens=1, stream=False)
         try:
-            await self._requests.post("/v1/chat/completions", body, headers=key.headers)
+            answer = await self._requests.post("/v1/chat/completions", body, headers=key.headers)
         except (ServerRefusedError, openai.APIError) as error:
             _log.info("The request ahead of a fan-out has failed: %s", error)
+            return
+        shares.ahead[share] = _computed(answer)
 
     @asynccontextmanager
     async def place(self, fan_out: FanOut, member: Member) -> AsyncIterator[Place]:
         """Return where a branch meets its prefix."""
-        place = Place()
-        if fan_out.first is None:
-            fan_out.first = place.branch_id
+        place, shares = Place(), fan_out.state
+        share = shares.of[fan_out.members.index(member)]
+        if share in shares.first:
+            place.parent_id = shares.first[share]
         else:
-            place.parent_id = fan_out.first
-        if fan_out.state:
-            share = self._affinity.shares(len(fan_out.members))[fan_out.members.index(member)]
-            key = self._affinity.of(fan_out.state, share)
-            place.body, place.headers = dict(key.body), dict(key.headers)
+            shares.first[share] = place.branch_id
+            place.ahead = shares.ahead.get(share, 0)
+        key = self._affinity.of(shares.key, share)
+        place.body, place.headers = dict(key.body), dict(key.headers)
         yield place
 
     def note(self, timings: dict[str, Any]) -> None:
@@ -98,3 +118,12 @@ class Warm:
         key = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
         self._known[text] = key
         return key
+
+
+def _computed(answer: Any) -> int:
+    """Return how many tokens of its prompt a server computed; 0: it does not say."""
+    try:
+        usage = answer["usage"]
+        return int(usage["prompt_tokens"]) - int(usage["prompt_tokens_details"]["cached_tokens"])
+    except (KeyError, TypeError, ValueError):
+        return 0
