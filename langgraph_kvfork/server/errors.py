@@ -7,7 +7,9 @@ Each is what `langchain-openai` raises for it too, so handlers of either keep wo
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -207,10 +209,16 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 def _seconds(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:  # a date
+    """Return the seconds of a `Retry-After` header, which has a number of them or a date."""
+    if text is None:
         return None
+    with contextlib.suppress(ValueError):
+        return max(float(text), 0.0)
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(date.timestamp() - time.time(), 0.0)
 
 
 def _is_broken_connection(error: Exception) -> bool:

@@ -1,9 +1,11 @@
 """What goes wrong with a server: against a real one, and a real socket that misbehaves."""
 
 import asyncio
+import email.utils
 import json
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 
 import openai
 import pytest
@@ -86,11 +88,29 @@ async def test_a_busy_server_says_when_to_come_again():
     assert refused.value.retry_after == 7
 
 
+async def test_a_busy_server_may_say_it_with_a_date():
+    date = email.utils.format_datetime(datetime.now(timezone.utc) + timedelta(seconds=60), True)
+    too_many = refusing("429 Too Many Requests", '{"error": {}}', f"Retry-After: {date}")
+    with misbehaving(too_many) as url, pytest.raises(langchain.ModelRateLimitError) as refused:
+        await chat(url).ainvoke("Hello")
+    assert 50 < refused.value.retry_after <= 60
+
+
+@pytest.mark.parametrize("after", ["soon", ""])
+async def test_a_busy_server_may_say_nothing_that_is_understood(after):
+    too_many = refusing("429 Too Many Requests", '{"error": {}}', f"Retry-After: {after}")
+    with misbehaving(too_many) as url, pytest.raises(langchain.ModelRateLimitError) as refused:
+        await chat(url).ainvoke("Hello")
+    assert refused.value.retry_after is None
+    assert "Call again later" in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "message",
     [
         "This model's maximum context length is 2048 tokens. However, you requested 4000 tokens.",
         "The input (4000 tokens) is longer than the model's context length (2048 tokens).",
+        "Requested token count exceeds the model's maximum context length of 2048 tokens.",
     ],
 )
 async def test_an_overflow_in_the_words_of_servers_that_cannot_run_here(message):
