@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any, TypedDict
 
 from langchain_core.messages import AnyMessage, SystemMessage
 from langgraph.graph import START, StateGraph
 
 from langgraph_kvfork import ChatKVFork, Engine, ForkNode
-from langgraph_kvfork.cli.measure import Run, difference, machine
+from langgraph_kvfork.cli.measure import Run, difference, machine, summary, table
 from langgraph_kvfork.machine.threads import default_threads
-from langgraph_kvfork.report.plain_text import fold, text_table
+from langgraph_kvfork.report.plain_text import fold
 
 _OWN = 128
 """Most tokens that a prompt has beside the document: its question, and what the template adds."""
@@ -59,7 +57,7 @@ async def bench(options: argparse.Namespace) -> dict[str, Any]:
             runs[name].append(await _run(llm, engine, messages, options.branches))
         times = f"{runs['shared'][-1].seconds:.2f} s sharing, {runs['alone'][-1].seconds:.2f} s not"
         print(f"round {i + 1} of {options.rounds}: {times}", file=sys.stderr, flush=True)
-    found = {name: _summary(of_name) for name, of_name in runs.items()}
+    found = {name: summary(of_name) for name, of_name in runs.items()}
     return {
         "model": Path(engine.params.model_path).name,
         "machine": machine(),
@@ -75,18 +73,13 @@ async def bench(options: argparse.Namespace) -> dict[str, Any]:
 
 def bench_text(found: dict[str, Any], width: int | None = None) -> str:
     """Return what `bench` found, in words; `width`: the longest line."""
-    table = [["", "median", "fastest", "slowest", "prefilled", "forked", "generated"]]
-    for name, title in (("shared", "sharing"), ("alone", "share_prefix=False")):
-        times = [f"{found[name]['seconds'][t]:.2f} s" for t in ("median", "fastest", "slowest")]
-        counts = [f"{found[name][c]:,}" for c in ("prefilled", "forked", "generated")]
-        table.append([title, *times, *counts])
     lines = "\n".join(
         [
             f"{found['branches']} branches over {found['prefix_tokens']:,} tokens, "
             f"{found['max_tokens']} generated each, {found['rounds']} rounds",
             f"{found['model']}, {found['threads']} threads, {found['machine']}",
             "",
-            *text_table(table, width),
+            *table(found, width),
             "",
             f"Sharing was {found['times_as_fast']:.1f} times as fast.",
             "Beside other servers: `make bench` in a checkout of the source.",
@@ -110,13 +103,3 @@ async def _run(llm: ChatKVFork, engine: Engine, messages: list[Any], n_branches:
     before, start = engine.stats(), time.perf_counter()
     await panel.ainvoke({"messages": messages})
     return difference(before, engine.stats(), time.perf_counter() - start)
-
-
-def _summary(runs: list[Run]) -> dict[str, Any]:
-    seconds = [run.seconds for run in runs]
-    counts = asdict(runs[-1])
-    del counts["seconds"]
-    return {
-        **counts,
-        "seconds": {"median": median(seconds), "fastest": min(seconds), "slowest": max(seconds)},
-    }

@@ -44,6 +44,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    if options.server is not None:
+        from langgraph_kvfork.cli.server_bench import server_bench, server_bench_text
+
+        _show(asyncio.run(server_bench(options)), server_bench_text, as_json=options.json)
+        return 0
     from langgraph_kvfork.cli.bench import bench, bench_text
 
     _show(asyncio.run(bench(options)), bench_text, as_json=options.json)
@@ -164,9 +169,12 @@ def _parser() -> argparse.ArgumentParser:
         "bench",
         help="measure a fan-out with sharing and without",
         description="Measure the same fan-out with sharing and with share_prefix=False, on your "
-        "model and machine: under a minute on two cores, as it stands.",
+        "model and machine: under a minute on two cores, as it stands. With --server, on that "
+        "server: with the prefix computed first, and sent as ChatOpenAI sends it.",
     )
-    bench.add_argument("--model", help="GGUF file; else SmolLM2-135M-Instruct")
+    bench.add_argument(
+        "--model", help="GGUF file; else SmolLM2-135M-Instruct. The model's name on a server"
+    )
     _count(bench, "--prefix", 512, "tokens of the document")
     _count(bench, "--branches", 8, "branches, 1 to 64", _bench_branches)
     _count(bench, "--max-tokens", 16, "tokens of each answer")
@@ -174,6 +182,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--n-ctx", type=_positive, help="KV cells; else as many as it takes without sharing"
     )
+    bench.add_argument("--server", help="address of a server to measure instead of this machine")
+    bench.add_argument("--api-key", help="its key, if it has one")
+    _count(bench, "--replicas", 1, "servers behind that address")
+    bench.add_argument("--affinity-header", help="the header by which a router before them goes")
     bench.add_argument("--json", action="store_true", help="for programs")
     bench.set_defaults(run=_bench)
 

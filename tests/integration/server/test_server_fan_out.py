@@ -1,6 +1,7 @@
 """A fan-out on a real llama-server: what it says it computed, in both of its cache layouts."""
 
 import asyncio
+import json
 
 import pytest
 from fan_outs import QUESTIONS, State, counts, nodes, plain, some_document
@@ -19,6 +20,8 @@ from langgraph_kvfork import (
     SharedPrefix,
     TreeSearchNode,
 )
+from langgraph_kvfork.cli.main import main
+from langgraph_kvfork.cli.server_bench import server_bench_text
 from langgraph_kvfork.server.gather import Member
 from langgraph_kvfork.server.sharing import _known
 from langgraph_kvfork.server.slots import OneSlot
@@ -251,3 +254,18 @@ async def test_an_order_that_prevents_sharing_is_warned_of(saving, document):
         graph.add_edge(START, name)
     with pytest.warns(MessageOrderWarning, match=r"prefills about [\d,]+ tokens"):
         await graph.compile().ainvoke({"messages": []})
+
+
+@pytest.mark.parametrize("layout", ["unified"], indirect=True, scope="module")
+def test_bench_measures_a_server(saving, capsys):
+    sizes = ["--prefix", "300", "--branches", "3", "--max-tokens", "2", "--rounds", "1"]
+    assert main(["bench", "--server", saving.url, *sizes, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    shared, alone = found["shared"], found["alone"]
+    assert (found["kind"], found["model"]) == ("llama-server", "smollm2")
+    assert shared["generated"] == alone["generated"] == 3 * 2
+    assert alone["prefilled"] > 3 * 270
+    assert shared["prefilled"] < 1.3 * 300 + 3 * 30
+    assert "3 branches over about 300 tokens" in server_bench_text(found)
+    assert main(["bench", "--server", saving.url, "--n-ctx", "100"]) == 1
+    assert "--n-ctx=100" in capsys.readouterr().err
