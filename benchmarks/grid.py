@@ -74,6 +74,8 @@ class Grid:
         beside: Lengths of prompts that come while others are read.
         mixed: Lengths of the documents in a mixed load.
         store: Lengths of documents that are kept in a store.
+        servers: Tokens that each branch generates in fan-outs of llama-server alone, through our
+            chat model and without it.
         left_out: Contestants that do not run the fan-outs.
         rounds: Most times that a task is measured.
         enough: Seconds of measuring after which a task gets no further round.
@@ -92,6 +94,7 @@ class Grid:
     beside: tuple[int, ...] = ()
     mixed: tuple[int, ...] = ()
     store: tuple[int, ...] = ()
+    servers: tuple[int, ...] = ()
     left_out: tuple[str, ...] = ()
     rounds: int = 3
     enough: float = 40
@@ -100,6 +103,7 @@ class Grid:
     def groups(self) -> Iterator[list[Task]]:
         """Group what is compared with each other, and so is measured in turn, round by round."""
         names = [name for name in CONTESTANTS if name not in self.left_out]
+        servers = [name for name in names if CONTESTANTS[name].options.get("warmed") is False]
         for model in self.models:
             for cell in product(self.prefixes, self.branches, self.generate):
                 prefix, branches, generate = cell
@@ -110,6 +114,9 @@ class Grid:
                 yield [Task("prefill", name, model, prefix=prefix) for name in LIBRARIES]
             if model in self.fan_outs_only:
                 continue
+            for cell in product(self.prefixes, self.branches, self.servers):
+                prefix, branches, generate = cell
+                yield [Task("fan-out", n, model, branches, prefix, generate) for n in servers]
             yield [Task("memory", name, model) for name in LIBRARIES]
             for prefix in self.first_token:
                 yield [Task("first_token", name, model, prefix=prefix) for name in LIBRARIES]
@@ -140,8 +147,9 @@ GRIDS = {
         beside=(4000,),
         mixed=(1500,),
         store=(7000,),
+        servers=(16,),
         # of llama-server's two ways to keep its slots, the faster one for this fan-out
-        left_out=("llama-server", "llama-server-warmed"),
+        left_out=("llama-server", "llama-server-warmed", "llama-server-shared"),
         enough=25,
     ),
     # days: everything, and of what is too slow, that it is

@@ -33,12 +33,18 @@ def _kvfork(label: str, **fields: Any) -> Contestant:
     return Contestant(label, "kvfork", fields, ours=True)
 
 
-def _server(label: str, *, warmed: bool, unified: bool) -> Contestant:
+def _server(label: str, *, unified: bool, warmed: bool = False) -> Contestant:
     return Contestant(label, "llama_server", {"warmed": warmed, "unified": unified})
+
+
+def _shared_server(label: str, *, unified: bool) -> Contestant:
+    options = {"warmed": False, "unified": unified}
+    return Contestant(label, "shared_llama_server", options, ours=True)
 
 
 _COLD = "llama-server, a slot per branch"
 _WARMED = "llama-server, after a request about the document"
+_SHARED = "llama-server, through ChatKVForkServer"
 _OUR_TOOLS = ROOT / "build" / "native" / "bin"
 
 CONTESTANTS = {
@@ -48,10 +54,12 @@ CONTESTANTS = {
         "llama-cpp-python behind a lock", "llama_cpp_python", stock_library=True
     ),
     "article": Contestant("KV state copied to a context per branch", "article", stock_library=True),
-    "llama-server": _server(_COLD, warmed=False, unified=True),
-    "llama-server-split": _server(_COLD, warmed=False, unified=False),
-    "llama-server-warmed": _server(_WARMED, warmed=True, unified=True),
-    "llama-server-warmed-split": _server(_WARMED, warmed=True, unified=False),
+    "llama-server": _server(_COLD, unified=True),
+    "llama-server-split": _server(_COLD, unified=False),
+    "llama-server-warmed": _server(_WARMED, unified=True, warmed=True),
+    "llama-server-warmed-split": _server(_WARMED, unified=False, warmed=True),
+    "llama-server-shared": _shared_server(_SHARED, unified=True),
+    "llama-server-shared-split": _shared_server(_SHARED, unified=False),
     "batched-bench": Contestant(
         "llama-batched-bench", "batched_bench", {"path": STOCK / "llama-batched-bench"}
     ),

@@ -34,13 +34,17 @@ def tasks(grid: Grid) -> list[Task]:
 
 
 def test_the_quick_grid_is_one_fan_out_of_everybody_on_each_model() -> None:
-    fan_outs = [task for task in tasks(GRIDS["quick"]) if task.benchmark == "fan-out"]
+    every = [task for task in tasks(GRIDS["quick"]) if task.benchmark == "fan-out"]
+    fan_outs = [task for task in every if task.generate == 64]
     labels = {CONTESTANTS[task.contestant].label for task in fan_outs}
     assert labels == {contestant.label for contestant in CONTESTANTS.values()}
     cells = {dataclasses.replace(task, contestant="", model="") for task in fan_outs}
     assert len(cells) == 1
     models = ("Qwen-0.5B-Q4_K_M", "SmolLM2")
-    assert [len([t for t in fan_outs if t.model == model]) for model in models] == [8, 8]
+    assert [len([t for t in fan_outs if t.model == model]) for model in models] == [9, 9]
+    # and one of llama-server alone, with short answers
+    servers = [task.contestant for task in every if task.generate == 16]
+    assert servers == ["llama-server-split", "llama-server-shared-split"]
     assert {task.benchmark for task in tasks(GRIDS["quick"]) if task.model == models[0]} == {
         *("fan-out", "peak", "steps", "prefill")
     }
