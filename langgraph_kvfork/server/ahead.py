@@ -45,7 +45,7 @@ async def prefill(
     return Usage(
         branch_id=place.branch_id,
         prompt_tokens=len(tokens),
-        forked_tokens=len(tokens) - int(timings["prompt_n"]),
+        forked_tokens=max(len(tokens) - int(timings["prompt_n"]), 0),
         prefilled_tokens=int(timings["prompt_n"]),
         generated_tokens=0,
         preemptions=0,

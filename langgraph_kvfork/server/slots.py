@@ -1,10 +1,12 @@
 """llama-server: its slots know nothing of one another, so its own endpoints carry the prefix over.
 
 Started with `--slot-save-path`, it can save a slot to a file and restore that into others
-(`SavedSlots`): one prefill, and each branch finds it in its slot. A slot that is idle may be
-cleared when another one is launched (with `--kv-unified`), so a slot is restored right before its
-branch is sent, and the next one only when that branch has been launched. llama-server compares
-tokens itself: a slot that holds something else costs time, and is never wrong.
+(`SavedSlots`): one prefill, and each branch finds it in its slot. All slots of a fan-out are
+restored, and then all branches are sent, so that no branch decodes while others wait. But a server
+may clear its idle slots when one is launched (with `--kv-unified` it does). There a slot is
+restored right before its branch is sent, and the next one only when that branch has been launched;
+which it is, is tried once. llama-server compares tokens itself: a slot that holds something else
+costs time, and is never wrong.
 
 Without it, the branches of a fan-out can go one after another through one slot (`OneSlot`). That
 saves prefills, and costs that they decode alone; which is faster follows from what the server says
@@ -17,9 +19,9 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import openai
@@ -65,6 +67,33 @@ class Prefix:
     is_of_use: bool = True
 
 
+@dataclass(eq=False)
+class _Restoring:
+    """A fan-out's prefix, and how far it is restored.
+
+    Attributes:
+        prefix: The prefix; None: there is none.
+        n: How many slots are being restored now.
+        none: Set while none is.
+    """
+
+    prefix: Prefix | None
+    n: int = 0
+    none: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Count a slot while the block runs."""
+        self.n += 1
+        self.none.clear()
+        try:
+            yield
+        finally:
+            self.n -= 1
+            if not self.n:
+                self.none.set()
+
+
 class SavedSlots:
     """One prefill, restored into as many slots as there are branches.
 
@@ -83,6 +112,7 @@ class SavedSlots:
         self._prefixes: list[Prefix] = []
         self._computing: list[tuple[list[int], asyncio.Event]] = []
         self._asked: deque[list[int]] = deque(maxlen=64)
+        self._keeps: bool | None = None
 
     async def prepare(self, fan_out: FanOut) -> None:
         """Compute what the branches have in common, unless a file has it already."""
@@ -96,7 +126,8 @@ class SavedSlots:
                 member.tokens = tokens
             # a token is left to each branch: a prompt that is all there would have no logits
             n = min(common_tokens(prompts), min(map(len, prompts)) - 1)
-            fan_out.state = await self._prefix(prompts[0][:n], alone=len(prompts) < 2)
+            prefix = await self._prefix(prompts[0][:n], alone=len(prompts) < 2)
+            fan_out.state = _Restoring(prefix)
         except _FAILED as error:
             _log.info("A fan-out shares nothing, since its prefix could not be saved: %s", error)
 
@@ -154,6 +185,8 @@ class SavedSlots:
             saved = await self._requests.post(
                 f"/slots/{slot}?action=save", {"filename": _name(file)}
             )
+            if self._keeps is None and await self._try(slot, tokens):
+                timings["prompt_n"] += 1  # of the request that tried it
         if saved["n_saved"] < len(tokens):
             return None, timings
         prefix = Prefix(tokens, file, int(timings["prompt_n"]), float(timings["prompt_ms"]))
@@ -185,9 +218,10 @@ class SavedSlots:
     @asynccontextmanager
     async def place(self, fan_out: FanOut, member: Member) -> AsyncIterator[Place]:
         """Send a branch to a slot that has its prefix."""
-        place, prefix = Place(), fan_out.state
-        is_known = isinstance(prefix, Prefix) and prefix in self._prefixes and prefix.is_of_use
-        if not is_known or self._goes_on(member.tokens, prefix):
+        place, restoring = Place(), fan_out.state
+        prefix = restoring.prefix if isinstance(restoring, _Restoring) else None
+        is_known = prefix is not None and prefix in self._prefixes and prefix.is_of_use
+        if prefix is None or not is_known or self._goes_on(member.tokens, prefix):
             yield place
             self._remember(member)
             return
@@ -196,18 +230,63 @@ class SavedSlots:
             place.ahead, place.ahead_ms = prefix.computed, prefix.prefill_ms
         else:
             place.parent_id = prefix.first
-        async with self._slot() as slot, contextlib.AsyncExitStack() as stack:
+        async with self._slot() as slot:
+            if self._keeps:
+                with restoring.one():
+                    place.body = await self._restored(prefix, slot)
+                await restoring.none.wait()
+                yield place
+            else:
+                async with self._in_turn(prefix, slot, place):
+                    yield place
+            self._remember(member)
+
+    @asynccontextmanager
+    async def _in_turn(self, prefix: Prefix, slot: int, place: Place) -> AsyncIterator[None]:
+        """Restore a slot for a branch, and let no other slot be until the branch is launched."""
+        async with contextlib.AsyncExitStack() as stack:
             await self._launch.acquire()
             launched = _Released(self._launch)
             stack.callback(launched.release)
             before = await self._task_in(slot)
-            with contextlib.suppress(*_FAILED):
-                if await self._restore(prefix, slot):
-                    place.body = {"id_slot": slot, "cache_prompt": True}
+            place.body = await self._restored(prefix, slot)
             watch = asyncio.create_task(self._release_when_launched(slot, before, launched))
             stack.callback(watch.cancel)
-            yield place
-            self._remember(member)
+            yield
+
+    async def _restored(self, prefix: Prefix, slot: int) -> dict[str, Any]:
+        """Put a prefix into a slot; return what sends a request there, {} if it is not there."""
+        with contextlib.suppress(*_FAILED):
+            if await self._restore(prefix, slot):
+                return {"id_slot": slot, "cache_prompt": True}
+        return {}
+
+    async def _try(self, slot: int, tokens: list[int]) -> bool:
+        """Find out whether an idle slot keeps its tokens when another one is launched.
+
+        Args:
+            slot: One that is ours, and has been computed.
+            tokens: What it has.
+
+        Returns:
+            Whether a request of one token was sent for it.
+        """
+        other = await self._idle_slot() if self._shows_slots else None
+        if other is None:
+            return False
+        self._busy.add(other)
+        try:
+            body = {"prompt": tokens[:1], "n_predict": 0, "id_slot": other, "cache_prompt": False}
+            await self._requests.post("/completion", body)
+            (has,) = [each for each in await self._slots() if each["id"] == slot]
+            self._keeps = int(has["n_prompt_tokens"]) >= len(tokens)
+        except _FAILED as error:
+            _log.info("Slots are restored one after another: %s", error)
+            return False
+        finally:
+            self._busy.discard(other)
+            self._freed.set()
+        return True
 
     def _goes_on(self, tokens: list[int], prefix: Prefix) -> bool:
         """Return whether a prompt goes on with an earlier one, beyond a prefix.

@@ -85,6 +85,23 @@ def test_a_branch_computes_what_the_plain_client_does(saving, document):
         assert max(abs(ours[token] - theirs[token]) for token in ours.keys() & theirs.keys()) < 0.2
 
 
+def way_of(server):
+    (way,) = [known.result().gatherer.way for key, known in _known.items() if key[0] == server.url]
+    return way
+
+
+async def test_slots_are_restored_together_where_idle_ones_are_kept(saving, layout, document):
+    messages = some_document("together", document)
+    await plain(chat(saving)).ainvoke({"messages": messages})
+    way = way_of(saving)
+    assert way._keeps == (layout == "apart")
+    # and again, by what is in the file
+    before = saving.computed
+    answers = (await plain(chat(saving)).ainvoke({"messages": messages}))["answers"]
+    assert saving.computed - before < 8 * 40
+    assert min(a.usage_metadata["input_token_details"]["cache_read"] for a in answers) > 250
+
+
 async def test_eight_answers_to_one_prompt_share_it(saving, document):
     llm = chat(saving, seed=1).bind(temperature=1.0)
     messages = [*some_document("samples", document), HumanMessage("What is it about?")]
@@ -114,7 +131,7 @@ async def test_a_call_that_comes_later_waits_for_the_prefix(saving, document):
         asyncio.create_task(llm.ainvoke([*messages, HumanMessage(question)]))
         for question in QUESTIONS[:2]
     ]
-    (way,) = [known.result().gatherer.way for key, known in _known.items() if key[0] == saving.url]
+    way = way_of(saving)
     await await_until(lambda: way._computing)
     answers = [await llm.ainvoke([*messages, HumanMessage(QUESTIONS[2])])]
     answers += [await call for call in calls]
