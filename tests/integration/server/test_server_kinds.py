@@ -1,6 +1,6 @@
 """The requests that vLLM, SGLang and routers get.
 
-None of them runs here: small servers answer as they do by their source code.
+Small servers answer here as these do; `make test-vllm` asks real ones.
 """
 
 import json
