@@ -199,10 +199,15 @@ size_t PrefixTree::n_tokens() const {
     return n;
 }
 
-bool PrefixTree::is_sound() const {
+std::string PrefixTree::fault() const {
+    const auto seq_name = [](llama_seq_id seq) { return "sequence " + std::to_string(seq); };
+
     size_t                    n_seqs = 0;
     std::vector<const Node *> todo;
     for (const auto & [name, root] : roots_) {
+        if (root->parent || root->name_space != name || !root->edge.empty()) {
+            return "the root of namespace \"" + name + "\" is not a root of this namespace";
+        }
         todo.push_back(root.get());
     }
     while (!todo.empty()) {
@@ -212,20 +217,27 @@ bool PrefixTree::is_sound() const {
         for (const llama_seq_id seq : node->seqs) {
             const auto it = node_of_.find(seq);
             if (it == node_of_.end() || it->second != node) {
-                return false;
+                return seq_name(seq) + " ends at a node, but the index knows it " +
+                       (it == node_of_.end() ? "not at all" : "at another node");
             }
         }
-        if (node->parent && (node->edge.empty() || (node->seqs.empty() && node->children.size() < 2))) {
-            return false;
+        if (node->parent && node->edge.empty()) {
+            return "a node has no tokens of its own";
+        }
+        if (node->parent && node->seqs.empty() && node->children.size() < 2) {
+            return "a node has neither a sequence nor two children: nothing needs it";
         }
         for (const auto & [first, child] : node->children) {
-            if (child->parent != node || child->edge.empty() || child->edge.front() != first) {
-                return false;
+            if (child->parent != node) {
+                return "a node has another parent than the node that it is a child of";
+            }
+            if (child->edge.empty() || child->edge.front() != first) {
+                return "a node's edge is filed under another token than its first";
             }
             todo.push_back(child.get());
         }
     }
-    return n_seqs == node_of_.size();
+    return n_seqs == node_of_.size() ? "" : "the index has sequences that end at no node";
 }
 
 // the node that lies n tokens below the given one, made where there is none

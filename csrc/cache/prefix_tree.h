@@ -62,11 +62,17 @@ class PrefixTree {
     // tokens held by all edges together
     size_t n_tokens() const;
 
-    // every node but the root has a sequence or at least two children (or there was no memory to join it with its only
-    // one), every edge is found under its first token; for tests
-    bool is_sound() const;
+    bool   has(llama_seq_id seq) const { return node_of_.count(seq) > 0; }
+    size_t n_seqs() const { return node_of_.size(); }
+
+    // What is wrong with it, as a sentence; "" if nothing is: every node but the root has a sequence or at least two children,
+    // every edge is found under its first token, and every sequence is where it is said to be. (Where there was no memory to
+    // join a node with its only child, it is not so until the next change there, and yet nothing is found wrongly.)
+    std::string fault() const;
 
   private:
+    friend struct Tampering;
+
     struct Node;
 
     static void visit_around(const Node *                                      node,

@@ -19,6 +19,9 @@ class Sequences {
     // all are taken
     bool none_left() const { return free_.empty(); }
 
+    // those that are not taken
+    const std::vector<llama_seq_id> & free() const { return free_; }
+
     // gives an id back and drops its sequence
     void give_back(llama_seq_id seq);
 
@@ -42,6 +45,8 @@ class Sequences {
     bool forks_anywhere() const { return forks_anywhere_; }
 
   private:
+    friend struct Tampering;
+
     llama_context *           ctx_;
     llama_memory_t            memory_;
     Room &                    room_;

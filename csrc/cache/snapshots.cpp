@@ -137,6 +137,11 @@ kvf_branch_id Snapshots::branch_of(llama_seq_id seq) const {
     return it == snapshots_.end() ? 0 : it->second.branch;
 }
 
+size_t Snapshots::n_tokens(llama_seq_id seq) const {
+    const auto it = snapshots_.find(seq);
+    return it == snapshots_.end() ? 0 : it->second.n_tokens;
+}
+
 std::vector<llama_seq_id> Snapshots::all() const {
     std::vector<llama_seq_id> seqs;
     for (const auto & [seq, snapshot] : snapshots_) {

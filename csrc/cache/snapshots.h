@@ -69,11 +69,16 @@ class Snapshots {
 
     std::vector<llama_seq_id> all() const;
 
+    // how long it was when it was added; 0 if there is no such snapshot
+    size_t n_tokens(llama_seq_id seq) const;
+
     llama_seq_id any() const { return snapshots_.empty() ? -1 : snapshots_.begin()->first; }
     size_t       size() const { return snapshots_.size(); }
     size_t       n_kept() const;
 
   private:
+    friend struct Tampering;
+
     struct Snapshot {
         kvf_branch_id           branch;
         size_t                  n_tokens;

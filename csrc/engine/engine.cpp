@@ -230,6 +230,44 @@ void Engine::save() {
     }
 }
 
+void Engine::check_integrity() {
+    std::string wrong;
+    ask([&wrong](Scheduler & scheduler) { wrong = scheduler.fault(); });
+    const std::shared_ptr<Store> store = this->store();
+    if (wrong.empty() && store) {
+        wrong = store->fault_of_index();
+    }
+    if (!wrong.empty()) {
+        throw Error(KVF_ERROR_INTERNAL, "the engine is not sound: " + wrong);
+    }
+}
+
+void Engine::hold(bool held) {
+    const std::lock_guard<std::mutex> lock(mailbox_mutex_);
+    held_ = held;
+    mailbox_filled_.notify_one();
+}
+
+bool Engine::step() {
+    auto done    = std::make_shared<std::promise<bool>>();
+    auto waiting = done->get_future();
+    post({ [this, done](Scheduler & scheduler, std::vector<Event> & out) {
+        try {
+            const bool has_work = !scheduler.idle();
+            if (has_work) {
+                scheduler.step(out);
+            }
+            publish(out); // before anybody is told that it is done
+            done->set_value(has_work);
+        } catch (...) {
+            done->set_exception(std::current_exception());
+            throw;
+        }
+    } });
+    done.reset();
+    return waiting.get();
+}
+
 std::string Engine::stored(const std::string & name_space, const std::vector<llama_token> & tokens) const {
     const std::shared_ptr<Store> store = this->store();
     if (!store) {
@@ -331,6 +369,12 @@ static void insist(Work && work) noexcept {
     }
 }
 
+// who sees an event sees statistics that are no older
+void Engine::publish(std::vector<Event> & out) {
+    insist([&] { publish_stats(); });
+    insist([&] { events_.push(out); });
+}
+
 void Engine::run() {
     std::vector<Event>   out;
     std::vector<Command> commands;
@@ -362,23 +406,21 @@ void Engine::run() {
         }
         commands.clear();
     };
-    // who sees an event sees statistics that are no older
-    const auto publish = [&] {
-        insist([&] { publish_stats(); });
-        insist([&] { events_.push(out); });
-    };
 
     while (!closing_) {
+        bool held;
         {
             std::unique_lock<std::mutex> lock(mailbox_mutex_);
-            mailbox_filled_.wait(lock, [&] { return closing_ || !mailbox_.empty() || !scheduler_->idle(); });
+            mailbox_filled_.wait(lock,
+                                 [&] { return closing_ || !mailbox_.empty() || (!held_ && !scheduler_->idle()); });
             std::swap(commands, mailbox_);
+            held = held_;
         }
         obey();
-        if (!closing_) {
+        if (!closing_ && !held) {
             guarded(0, [&] { scheduler_->step(out); });
         }
-        publish();
+        publish(out);
     }
 
     {
@@ -389,7 +431,7 @@ void Engine::run() {
     insist([&] { scheduler_->fail_all(KVF_ERROR_CLOSED, "the engine was closed", out); });
     insist([&] { scheduler_->close_store(); });
     insist([&] { scheduler_->clear(); });
-    publish();
+    publish(out);
     events_.close();
 }
 

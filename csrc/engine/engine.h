@@ -39,6 +39,9 @@ class Engine {
                              const std::string & weights,
                              const std::string & name);
     void          save();
+    void          check_integrity();
+    void          hold(bool held);
+    bool          step();
     std::string   stored(const std::string & name_space, const std::vector<llama_token> & tokens) const;
     std::string   take_store_fault();
     void          close();
@@ -62,6 +65,7 @@ class Engine {
 
     void run();
     void publish_stats();
+    void publish(std::vector<Event> & out);
 
     std::shared_ptr<Store> store() const;
 
@@ -79,6 +83,7 @@ class Engine {
     std::mutex              mailbox_mutex_;
     std::condition_variable mailbox_filled_;
     std::vector<Command>    mailbox_;
+    bool                    held_ = false; // steps are taken when asked for
 
     mutable std::mutex     store_mutex_;
     std::shared_ptr<Store> store_; // NULL: none

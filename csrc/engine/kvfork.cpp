@@ -198,6 +198,24 @@ char * kvf_engine_stored(kvf_engine * engine, const char * name_space, const lla
     });
 }
 
+bool kvf_engine_check_integrity(kvf_engine * engine) {
+    return guarded(false, [&] {
+        require(engine, "engine").engine.check_integrity();
+        return true;
+    });
+}
+
+bool kvf_engine_hold(kvf_engine * engine, bool held) {
+    return guarded(false, [&] {
+        require(engine, "engine").engine.hold(held);
+        return true;
+    });
+}
+
+int32_t kvf_engine_step(kvf_engine * engine) {
+    return guarded<int32_t>(-1, [&] { return require(engine, "engine").engine.step() ? 1 : 0; });
+}
+
 bool kvf_engine_save(kvf_engine * engine) {
     return guarded(false, [&] {
         require(engine, "engine").engine.save();

@@ -20,7 +20,7 @@
 #endif
 
 // raised whenever a struct or a function below changes; the Python side refuses any other
-#define KVF_ABI_VERSION 12
+#define KVF_ABI_VERSION 13
 
 #ifdef __cplusplus
 extern "C" {
@@ -306,6 +306,20 @@ KVF_API void kvf_engine_free(kvf_engine * engine);
 KVF_API bool kvf_engine_clear(kvf_engine * engine);
 
 KVF_API struct kvf_stats kvf_engine_stats(const kvf_engine * engine);
+
+// Compares what the engine knows in several places: its branches, the prefix tree, the sequences, the cells and pages of the
+// memory, and the store's index. Returns false with KVF_ERROR_INTERNAL and a sentence if something does not fit, which is a
+// fault of the engine. It waits for a step's end, and for the store's disk. With the environment variable KVFORK_CHECK_STEPS,
+// each step ends with it, but for the store.
+KVF_API bool kvf_engine_check_integrity(kvf_engine * engine);
+
+// For tests and debuggers: an engine that is held takes a step only when kvf_engine_step asks for one, so that the same calls
+// have the same outcome each time (but for a store, which reads and writes beside the steps).
+KVF_API bool kvf_engine_hold(kvf_engine * engine, bool held);
+
+// One step of an engine that is held. Returns 1, or 0 if there was nothing to do; -1 on failure. What is to be polled is there
+// then.
+KVF_API int32_t kvf_engine_step(kvf_engine * engine);
 
 // llama.cpp's default sampling, no tokens, n_predict -1, share on
 KVF_API struct kvf_request kvf_request_default(void);

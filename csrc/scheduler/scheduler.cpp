@@ -4,7 +4,9 @@
 #include "text/sampler.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
+#include <stdexcept>
 #include <string>
 
 namespace kvf {
@@ -18,7 +20,8 @@ Scheduler::Scheduler(llama_context * ctx, Params params)
       room_(ctx, params_.batch_invariant),
       sequences_(ctx, room_),
       snapshots_(tree_, sequences_.forks_anywhere(), params_.run_limit),
-      batch_(llama_n_batch(ctx), params_.batch_invariant ? 0.0 : params_.max_gap_ms) {}
+      batch_(llama_n_batch(ctx), params_.batch_invariant ? 0.0 : params_.max_gap_ms),
+      checks_steps_(std::getenv("KVFORK_CHECK_STEPS") != nullptr) {}
 
 Scheduler::~Scheduler() = default;
 
@@ -140,6 +143,16 @@ kvf_stats Scheduler::stats() const {
 // one batch
 
 void Scheduler::step(std::vector<Event> & out) {
+    take_step(out);
+    if (checks_steps_) {
+        const std::string wrong = fault();
+        if (!wrong.empty()) {
+            throw std::logic_error("after a step, " + wrong);
+        }
+    }
+}
+
+void Scheduler::take_step(std::vector<Event> & out) {
     note_runs();
     admit(out);
 
@@ -190,6 +203,7 @@ bool Scheduler::compute(std::vector<Rows> & rows, std::vector<Event> & out) {
         return false;
     }
     if (status == 2) { // aborted: the engine is being closed and will end every branch
+        is_aborted_ = true;
         return false;
     }
     if (status != 0) {

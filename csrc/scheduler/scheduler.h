@@ -95,7 +95,8 @@ class Scheduler {
     // the last thing: all that is left of snapshots goes to the store, as far as its disk takes it
     void close_store();
 
-    // one batch: admit, compose, llama_decode, sample
+    // one batch: admit, compose, llama_decode, sample. Where the environment variable KVFORK_CHECK_STEPS is set, it checks after
+    // that what fault() checks, and throws std::logic_error if something is wrong
     void step(std::vector<Event> & out);
 
     // branches that the steps so far have looked at; of those that wait, few each time
@@ -103,7 +104,14 @@ class Scheduler {
 
     kvf_stats stats() const;
 
+    // Compares what is known in several places: the sequence ids, the branches, the prefix tree, the snapshots, what is being
+    // saved, and the cells and pages of the memory. Returns the first thing that does not fit, as a sentence; "" if all does. It
+    // is for between two steps, and changes nothing.
+    std::string fault() const;
+
   private:
+    friend struct Tampering; // of tests: breaks what fault() has to find
+
     // what a branch can start from
     struct Prefix {
         llama_seq_id seq       = -1;      // to fork, at
@@ -112,6 +120,17 @@ class Scheduler {
         size_t       n_awaited = 0;       // tokens
     };
 
+    struct Held;
+
+    std::string fault_of_ids() const;
+    std::string fault_of_branches() const;
+    std::string fault_of_waiting() const;
+    std::string fault_of_tree(const std::vector<Held> & held) const;
+    std::string fault_of_saves() const;
+    std::string fault_of_part(uint32_t i_part, const std::vector<Held> & held) const;
+    std::string fault_of_memory(const std::vector<Held> & held) const;
+
+    void              take_step(std::vector<Event> & out);
     void              note_runs();
     void              report_waiting(std::vector<Event> & out);
     void              admit(std::vector<Event> & out);
@@ -167,6 +186,8 @@ class Scheduler {
     kvf_stats                                  stats_ = {};
     Clock::time_point                          t_noted_;
     uint64_t                                   n_looked_at_ = 0;
+    const bool                                 checks_steps_;
+    bool                                       is_aborted_ = false; // and some of a batch may be in the cells
 };
 
 } // namespace kvf

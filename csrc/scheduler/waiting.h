@@ -35,6 +35,9 @@ class Waiting {
 
     const Ready & ready() const { return ready_; }
 
+    // all of them, the ready ones among them
+    const std::map<kvf_branch_id, Branch *> & all() const { return all_; }
+
     // calls visit(branch, tokens of its awaited prefix that are there) for up to n_max of them, others each time
     template <typename Visit>
     void visit(size_t n_max, const Visit & visit) {
@@ -51,6 +54,8 @@ class Waiting {
     }
 
   private:
+    friend struct Tampering;
+
     void wake(Branch & owner, size_t n);
 
     std::map<kvf_branch_id, Branch *> all_;

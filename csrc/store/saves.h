@@ -43,6 +43,14 @@ class Saves {
 
     bool has(llama_seq_id seq) const;
 
+    // calls visit(seq, tokens, name_space) for each snapshot that is not wholly copied yet
+    template <typename Visit>
+    void visit(const Visit & visit) const {
+        for (const Save & save : saves_) {
+            visit(save.seq, save.tokens, save.name_space);
+        }
+    }
+
     // Snapshots are numbered as they are added. Returns whether all up to a number have been copied or dropped.
     uint64_t n_added() const { return n_added_; }
     bool     are_done(uint64_t n_added) const { return saves_.empty() || saves_.front().number > n_added; }
@@ -58,6 +66,8 @@ class Saves {
     void go_on_with_all();
 
   private:
+    friend struct Tampering;
+
     // rows in a slice: copying them takes less than a hundredth of the time of a decoding step
     static constexpr size_t N_SLICE = 64;
 

@@ -177,6 +177,26 @@ std::vector<Segment> Shelf::covered_by(const Segment & segment) const {
     return out;
 }
 
+std::string Shelf::fault() const {
+    if (children_.size() != files_.size() || file_of_.size() != files_.size()) {
+        return "shelf " + to_hex(id_) + " knows " + std::to_string(files_.size()) + " files, " +
+               std::to_string(children_.size()) + " of them by their parents and " + std::to_string(file_of_.size()) +
+               " by their names";
+    }
+    for (const auto & [file_name, entry] : files_) {
+        const auto file = file_of_.find(entry.name);
+        if (entry.segment.shelf != id_ || entry.segment.file_name() != file_name ||
+            entry.segment.name() != entry.name || file == file_of_.end() || *file->second != file_name) {
+            return "the index has " + path_ + "/" + file_name + " under a name that is not its content's";
+        }
+        const auto range = children_.equal_range(entry.segment.parent);
+        if (std::none_of(range.first, range.second, [&](const auto & child) { return child.second == &entry; })) {
+            return "the index does not find " + path_ + "/" + file_name + " after what comes before it";
+        }
+    }
+    return "";
+}
+
 std::vector<std::string> Shelf::paths_before(const Segment & segment) const {
     std::vector<std::string> paths;
     for (auto it = file_of_.find(segment.parent); it != file_of_.end();

@@ -46,11 +46,16 @@ class Shelf {
     // the files of the segments before this one
     std::vector<std::string> paths_before(const Segment & segment) const;
 
+    // What is wrong with its index, as a sentence; "" if nothing is.
+    std::string fault() const;
+
     std::string path(const Segment & segment) const { return path_ + "/" + segment.file_name(); }
 
     const Digest & id() const { return id_; }
 
   private:
+    friend struct Tampering;
+
     struct Entry {
         Segment segment;
         Digest  name;

@@ -319,6 +319,23 @@ std::string Store::stored(const std::string & name_space, const std::vector<llam
     });
 }
 
+std::string Store::fault_of_index() {
+    std::vector<std::string> name_spaces;
+    {
+        const std::lock_guard<std::mutex> lock(state_->disk_mutex);
+        for (const auto & [name_space, shelf] : state_->shelves) {
+            name_spaces.push_back(name_space);
+        }
+    }
+    for (const std::string & name_space : name_spaces) {
+        const std::string fault = state_->with_shelf(name_space, [](const Shelf & shelf) { return shelf.fault(); });
+        if (!fault.empty()) {
+            return fault;
+        }
+    }
+    return "";
+}
+
 bool Store::wants(const Digest & name, uint64_t lookup) const {
     const std::lock_guard<std::mutex> lock(state_->mutex);
     const auto                        it = state_->handed.find(name);

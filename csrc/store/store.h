@@ -86,6 +86,9 @@ class Store {
     // Returns how much of a prompt is stored, as JSON (see kvf_engine_stored). It waits for the disk, and throws StoreError.
     std::string stored(const std::string & name_space, const std::vector<llama_token> & tokens);
 
+    // What is wrong with the index of its files, as a sentence; "" if nothing is. It waits for the disk, and throws StoreError.
+    std::string fault_of_index();
+
     // Whether to hand over a segment that a lookup of this number did not find: false if it was handed over since then.
     bool wants(const Digest & name, uint64_t lookup) const;
 

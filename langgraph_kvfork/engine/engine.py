@@ -466,6 +466,22 @@ class Engine:
                 raise InvalidRequestError(NO_STORE)
             self._store.save()
 
+    def check_integrity(self) -> None:
+        """Check that all that the engine knows in several places is the same in all of them.
+
+        These are its branches, the prefix tree, the sequences, the cells and pages of the KV cache
+        and the store's index. Returns between two steps, if nothing is wrong. With
+        `KVFORK_CHECK_STEPS` in the environment, each step ends with this check, but for the store.
+
+        Raises:
+            GenerationError: Something does not fit, which is a fault of the engine: the message
+                names the first thing that was found.
+            EngineClosedError: The engine is closed.
+        """
+        with self._use() as handle:
+            if not self._native.kvf.kvf_engine_check_integrity(handle):
+                raise last_error(self._native)
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""

@@ -19,7 +19,7 @@ from langgraph_kvfork.errors import (
     NativeLibraryError,
 )
 
-ABI_VERSION = 12
+ABI_VERSION = 13
 """`KVF_ABI_VERSION` of the header that this file mirrors."""
 
 
@@ -342,6 +342,9 @@ def _declare(kvf: ctypes.CDLL, llama: ModuleType, request: type[ctypes.Structure
             [engine, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int32), ctypes.c_size_t],
         ),
         "kvf_engine_save": (ctypes.c_bool, [engine]),
+        "kvf_engine_check_integrity": (ctypes.c_bool, [engine]),
+        "kvf_engine_hold": (ctypes.c_bool, [engine, ctypes.c_bool]),
+        "kvf_engine_step": (ctypes.c_int32, [engine]),
         "kvf_engine_store_fault": (ctypes.c_void_p, [engine]),
         "kvf_store_list": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_bool]),
         "kvf_store_prune": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_uint64]),

@@ -206,3 +206,14 @@ def test_parameters_are_equal_by_the_file_not_by_the_path(tmp_path):
     link = tmp_path / "link.gguf"
     link.symlink_to(smollm2_path())
     assert Engine.get(EngineParams(link, n_ctx=256)) is small().engine
+
+
+def test_an_engine_checks_itself_while_it_runs_and_not_when_it_is_closed():
+    with small().engine as engine:
+        engine.check_integrity()
+        with engine.generate([1] * 40) as branch:
+            for _ in branch:
+                engine.check_integrity()
+        engine.check_integrity()
+    with pytest.raises(EngineClosedError):
+        engine.check_integrity()
