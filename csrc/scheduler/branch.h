@@ -53,8 +53,9 @@ struct Branch {
     std::shared_ptr<Store::Lookup>  lookup;
     std::unique_ptr<Store::Reading> reading;
     Clock::time_point               t_looked;
-    Clock::time_point               t_reading; // since when,
-    Clock::time_point               t_read;    // and when something came last
+    Clock::time_point               t_reading;  // since when,
+    Clock::time_point               t_read;     // and when something came last
+    size_t                          n_read = 0; // tokens that have come since then
 
     // the runs that its prefix is kept for when it has become a snapshot
     std::vector<kvf_run_id> runs;

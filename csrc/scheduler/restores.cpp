@@ -78,6 +78,7 @@ void Restores::begin(Branch & branch) {
     branch.reading   = store_.read(branch.lookup->pieces(), branch.n_cached);
     branch.t_reading = Clock::now();
     branch.t_read    = branch.t_reading;
+    branch.n_read    = 0;
 }
 
 std::optional<Store::Reading::Block> Restores::next(Branch & branch) {
@@ -126,10 +127,13 @@ bool Restores::put(Branch & branch, const Store::Reading::Block & block) {
     const double ms = ms_between(branch.t_reading, Clock::now());
     branch.n_cached += n;
     branch.n_shared = std::max(branch.n_shared, branch.n_cached);
-    branch.usage.n_restored += static_cast<uint32_t>(n);
-    branch.usage.t_restore = ms;
+    branch.n_read += n;
+    if (branch.usage.n_preempted == 0) { // later it is the same prompt once more
+        branch.usage.n_restored = static_cast<uint32_t>(branch.n_read);
+        branch.usage.t_restore  = ms;
+    }
     n_restored_ += n;
-    follow(ms_restored_, ms / branch.usage.n_restored);
+    follow(ms_restored_, ms / static_cast<double>(branch.n_read));
     return true;
 }
 

@@ -220,6 +220,25 @@ static void test_what_is_dropped_comes_back(const Model & model, const std::stri
     CHECK(process.scheduler.stats().prefilled_tokens == 8 * N_PROMPT);
 }
 
+// A branch that gives way and reads its prompt once more has it from the store once, as its own numbers say.
+static void test_what_is_read_again_is_counted_once(const Model & model, const std::string & path) {
+    const Tokens prompt = prompt_of(model);
+    {
+        Process first(model, path);
+        first.run(model, make_request(prompt, 0));
+        first.save();
+    }
+    Process      second(model, path, [](llama_context_params & params) { params.n_ctx = 512; }); // 8 pages
+    const Tokens other(100, 7);
+    second.scheduler.submit(make_branch(model, 1, make_request(other, 200)));
+    second.scheduler.submit(make_branch(model, 2, make_request(prompt, 60)));
+    run_to_end(second.scheduler, second.records);
+    const kvf_usage & usage = second.records.at(2).usage;
+    CHECK(usage.n_preempted > 0);
+    CHECK(usage.n_restored == N_PROMPT - 1);                                 // the last one's logits are needed
+    CHECK(second.scheduler.stats().restored_tokens >= 2 * usage.n_restored); // both times
+}
+
 // Namespaces share nothing, in the cells nor in the store; and whoever computes other numbers, or says so, finds nothing.
 static void test_nobody_else_finds_it(const Model & model, const std::string & path) {
     const Tokens prompt    = prompt_of(model);
@@ -348,6 +367,7 @@ int main(int argc, char ** argv) {
             test_all_wait_for_one_read(model, anew());
             test_only_tails_are_added(model, anew());
             test_what_is_dropped_comes_back(model, anew());
+            test_what_is_read_again_is_counted_once(model, anew());
             test_nobody_else_finds_it(model, anew());
             test_branches_that_leave_nothing(model, anew());
             test_damage_is_computed(model, anew());
