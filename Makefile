@@ -1,6 +1,7 @@
 # make demo      see it work: installs into .venv, builds, runs the demo
 # make test      everything that CI checks
 # make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
+# make fuzz-engine  random histories against a slow model of the engine: STEPS=1000000, SEED=... to repeat them
 # make test-vulkan  forks on a Vulkan device, Mesa's software one will do; on Debian and Ubuntu it needs
 #                the packages mesa-vulkan-drivers libvulkan-dev glslc spirv-headers: not in make test
 # make test-vllm  ChatKVForkServer on a real vLLM on this processor, alone and behind a router: 4 GB, not in make test
@@ -30,7 +31,7 @@ PATCHES := vendor/llama.cpp-patches
 NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/*/* $(PATCHES)/*) scripts/llama_cpp_source.py
 CXX_ALL := $(wildcard csrc/*.h csrc/*/*.cpp csrc/*/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h tests/native/*/*.cpp tests/native/*/*.h)
 
-.PHONY: demo test sanitize test-vulkan test-vllm cross wheel schema-suite bench docs install lint format clean native-tests stock FORCE
+.PHONY: demo test sanitize fuzz-engine test-vulkan test-vllm cross wheel schema-suite bench docs install lint format clean native-tests stock FORCE
 
 demo: $(STAMPS)/package $(STAMPS)/model
 	$(BIN)/python -m langgraph_kvfork demo
@@ -140,6 +141,10 @@ build/sanitize-%: FORCE | $(STAMPS)/tools
 		-DKVFORK_BUILD_TESTS=ON -DKVFORK_SANITIZE=$(subst -,$(comma),$*)
 	$(TOOLS) cmake --build $@ --target kvfork-tests
 	$(TOOLS) ctest --test-dir $@ --output-on-failure
+
+STEPS ?= 10000
+fuzz-engine: native-tests
+	$(BIN)/python tests/proof/fuzz.py --steps $(STEPS) $(if $(SEED),--seed $(SEED))
 
 test-vulkan: $(STAMPS)/tools
 	@$(TOOLS) cmake -S . -B build/vulkan -DPython_EXECUTABLE=$(abspath $(BIN))/python \
