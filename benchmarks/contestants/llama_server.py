@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
@@ -67,9 +66,7 @@ def server(job: Job, *, slots: int, unified: bool, more: Sequence[str] = ()) -> 
         *("--parallel", str(slots), "--ctx-size", str(slots * job.branch_tokens)),
         "--kv-unified" if unified else "--no-kv-unified",
         *("--threads", str(job.threads), "--threads-batch", str(job.threads)),
-        *("--flash-attn", "on", "--ignore-eos", "--no-cache-idle-slots"),
-        *(("--no-repack",) if has_amx() else ()),
-        *more,
+        *("--flash-attn", "on", "--ignore-eos", "--no-cache-idle-slots", *more),
     ]
     with subprocess.Popen(command) as process:
         try:
@@ -77,14 +74,6 @@ def server(job: Job, *, slots: int, unified: bool, more: Sequence[str] = ()) -> 
             yield f"http://127.0.0.1:{port}"
         finally:
             process.kill()  # there is nothing to clean up
-
-
-def has_amx() -> bool:
-    """Return whether the processor multiplies in tiles, which ends stock llama.cpp (patch 0007)."""
-    try:
-        return " amx_tile" in Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return False
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
