@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from typing import Any
 
 _log = logging.getLogger(__name__)
 
@@ -23,3 +24,18 @@ def warn(message: str, category: type[Warning]) -> None:
         warnings.warn(message, category, stacklevel=3)
     except category:
         _log.warning("%s: %s", category.__name__, message)
+
+
+def is_news(warned: dict[Any, object], *names: object) -> bool:
+    """Return whether nobody was warned of any of these things, and remember that somebody was.
+
+    Of several threads, one has the news. Each step is one operation of a dict, and there is no
+    lock: a garbage collection inside may end another call, which comes here too.
+
+    Args:
+        warned: What was warned of, and a mark of who did it; it is changed.
+        names: What is to be warned of. Where callers have several names in common, all give them
+            in one order: the first to claim the first name has them all.
+    """
+    ours = object()
+    return all(warned.setdefault(name, ours) is ours for name in names)

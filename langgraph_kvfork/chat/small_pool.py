@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from langgraph_kvfork.branches.events import Done, Event, Usage
 from langgraph_kvfork.engine.engine import Engine
-from langgraph_kvfork.warning import warn
+from langgraph_kvfork.warning import is_news, warn
 
 _PAGE = 64
 """Cells in a page; a branch may leave the rest of one empty."""
@@ -60,7 +60,7 @@ class _Group:
 # reentrant, since a stream that is collected ends its block wherever the collector runs
 _lock = threading.RLock()
 _groups: dict[tuple[int, int], _Group] = {}
-_warned: set[tuple[int, int]] = set()
+_warned: dict[tuple[int, int], object] = {}
 
 
 @contextlib.contextmanager
@@ -102,18 +102,11 @@ def watched_pool(engine: Engine, run_id: int) -> Iterator[Callable[[Event], None
         sentences = None
         if is_last and total and key not in _warned:
             sentences = _sentences(total, engine.n_seq_max, group.calls)
-        if sentences is not None and _is_news(key):
-            warn(sentences, SmallPoolWarning)
-
-
-def _is_news(key: tuple[int, int]) -> bool:
-    with _lock:
-        if key in _warned:
-            return False
-        if len(_warned) >= _MOST_WARNED:
-            _warned.clear()
-        _warned.add(key)
-        return True
+        if sentences is not None:
+            if len(_warned) >= _MOST_WARNED:
+                _warned.clear()
+            if is_news(_warned, key):
+                warn(sentences, SmallPoolWarning)
 
 
 def _sentences(total: int, n_seq_max: int, calls: Sequence[_Call]) -> str | None:

@@ -11,7 +11,6 @@ prefill are not checked, since they are only the beginning of one.
 from __future__ import annotations
 
 import json
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 from langgraph_kvfork.engine.ending import native_work
 from langgraph_kvfork.errors import InvalidRequestError, PromptWarning
 from langgraph_kvfork.native.abi import Native, last_error, take_string
-from langgraph_kvfork.warning import warn
+from langgraph_kvfork.warning import is_news, warn
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,7 @@ class ChatTemplate:
         self._handle = int(handle)
         _free_with(self, kvf.kvf_chat_free, self._handle)
         # reentrant: a garbage collection inside may come back here
-        self._lock = threading.RLock()
-        self._warned: set[str] = set()
+        self._warned: dict[str, object] = {}
 
     def capabilities(self) -> dict[str, bool]:
         """Return the template's capabilities, by llama-common's names."""
@@ -176,12 +174,8 @@ class ChatTemplate:
             )
 
     def _warn_once(self, message: str) -> None:
-        with self._lock:
-            # one for all messages of a kind
-            kind = message.partition("]")[2] or message
-            is_new = kind not in self._warned
-            self._warned.add(kind)
-        if is_new:
+        # one for all messages of a kind
+        if is_news(self._warned, message.partition("]")[2] or message):
             warn(message, PromptWarning)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.errors import InvalidRequestError
 from langgraph_kvfork.order.watch import common_prefix
-from langgraph_kvfork.warning import warn
+from langgraph_kvfork.warning import is_news, warn
 
 _LEAST = 1000
 """Characters computed again that are worth a warning."""
@@ -122,8 +122,7 @@ def watch_thoughts(engine: Engine, messages: Messages, prompt: str, render: Rend
     # elsewhere, or with other options: then no snapshot has the thoughts
     if hash((id(engine), dropped.before)) not in _prompts:
         return
-    ours = object()
-    if _warned.setdefault(model, ours) is ours:
+    if is_news(_warned, model):
         tokens = len(engine.tokenize(dropped.again, add_special=False))
         remedy = find_remedy(messages, dropped, render)
         message = _sentences(messages, dropped.index, tokens, remedy)

@@ -17,7 +17,7 @@ from langchain_core.runnables.config import ensure_config
 
 from langgraph_kvfork.engine.engine import Engine
 from langgraph_kvfork.hooks.place import graph_runtime, node_path
-from langgraph_kvfork.warning import warn
+from langgraph_kvfork.warning import is_news, warn
 
 _LEAST = 1000
 """Characters in common that are worth a warning."""
@@ -138,11 +138,8 @@ def _compare(call: _Call, siblings: Sequence[_Call]) -> None:
 
 def _is_news(*calls: _Call) -> bool:
     """Return whether nobody was warned of this graph before, and remember that somebody was."""
-    # always in one order: of several threads, the first to claim the first name has them all
     runs = dict.fromkeys(call.run for call in calls if call.run is not None)
-    names = [*runs, *sorted({call.node for call in calls})]
-    ours = object()
-    return all(_warned.setdefault(name, ours) is ours for name in names)
+    return is_news(_warned, *runs, *sorted({call.node for call in calls}))
 
 
 def _sentences(duplicate: _Duplicate) -> str:

@@ -15,7 +15,7 @@ from langgraph_kvfork.errors import InvalidRequestError, SchemaWarning
 from langgraph_kvfork.schema.formats import FORMATS, ONLY_CHECKED
 from langgraph_kvfork.schema.grammar import Part, object_properties, schema_grammar
 from langgraph_kvfork.schema.shapes import Object, Schema
-from langgraph_kvfork.warning import warn
+from langgraph_kvfork.warning import is_news, warn
 
 _ANNOTATIONS = {"title", "description", "default", "examples", "$defs", "definitions", "$schema"}
 NOT_PLAIN = {
@@ -212,9 +212,7 @@ def warn_of_dropped(held: HeldSchemas, where: str) -> None:
         f"{where}: {', '.join(held.dropped)} cannot hold while an answer is generated. Answers are "
         "checked, and one that does not match is a StructuredOutputError."
     )
-    # one step, without a lock: a garbage collection inside may come back here
-    ours = object()
-    if _warned.setdefault(message, ours) is ours:
+    if is_news(_warned, message):
         warn(message, SchemaWarning)
 
 

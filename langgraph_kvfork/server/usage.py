@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 from langgraph_kvfork.errors import ServerWarning
 from langgraph_kvfork.server.facts import ServerFacts
 from langgraph_kvfork.server.gather import Place
-from langgraph_kvfork.warning import warn
+from langgraph_kvfork.warning import is_news, warn
 
 TIMINGS = "server_timings"
 """Where llama-server's timings are, between the answer and the message."""
@@ -65,9 +65,7 @@ def describe(
 
 def warn_of_missing(facts: ServerFacts, root: str) -> None:
     """Warn once of a server that does not report what it takes from its cache."""
-    # one step, without a lock, as schemas do it: a garbage collection inside may come back here
-    ours = object()
-    if _warned.setdefault(root, ours) is not ours:
+    if not is_news(_warned, root):
         return
     flag = facts.cache_flag
     remedy = f"start it with {flag}" if flag else "no flag is known that lets it"

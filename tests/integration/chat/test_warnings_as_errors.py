@@ -72,7 +72,7 @@ async def test_the_order_of_messages(llm, engine, excerpt, caplog, monkeypatch, 
 
 @both
 async def test_a_pool_that_is_too_small(caplog, monkeypatch, asynchronous):
-    monkeypatch.setattr(small_pool, "_warned", set())
+    monkeypatch.setattr(small_pool, "_warned", {})
     llm = ChatKVFork(n_ctx=512, temperature=0, max_tokens=80, ignore_eos=True)
     chunks = {str(i): f"{i} sheep passed gate {i}. " * 12 for i in range(4)}
     node = ForkNode(llm, chunks)

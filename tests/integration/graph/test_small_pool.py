@@ -60,7 +60,7 @@ async def run(n_ctx, *, asynchronous, max_tokens=120, n_seq_max=None):
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 async def test_a_map_over_chunks_says_what_a_small_pool_cost(asynchronous, monkeypatch):
-    monkeypatch.setattr(small_pool, "_warned", set())
+    monkeypatch.setattr(small_pool, "_warned", {})
     (sentence,), report, preemptions = await run(768, asynchronous=asynchronous)
     assert preemptions > 0
     assert report.preemptions == preemptions
@@ -76,7 +76,7 @@ async def test_a_map_over_chunks_says_what_a_small_pool_cost(asynchronous, monke
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 async def test_a_pool_in_which_branches_only_wait(asynchronous, monkeypatch, tmp_path):
-    monkeypatch.setattr(small_pool, "_warned", set())
+    monkeypatch.setattr(small_pool, "_warned", {})
     (sentence,), report, preemptions = await run(384, asynchronous=asynchronous, max_tokens=2)
     assert (preemptions, report.recomputed_tokens) == (0, 0)
     waited = int(re.search(r": (\d) of them had to wait until others had ended", sentence)[1])
@@ -93,13 +93,13 @@ async def test_a_pool_in_which_branches_only_wait(asynchronous, monkeypatch, tmp
 
 
 async def test_waiting_for_one_of_few_sequences_is_not_for_cells(monkeypatch):
-    monkeypatch.setattr(small_pool, "_warned", set())
+    monkeypatch.setattr(small_pool, "_warned", {})
     told, *_ = await run(512, asynchronous=True, max_tokens=2, n_seq_max=2)
     assert told == []
 
 
 async def test_waiting_for_a_prefix_is_not_for_cells(monkeypatch, excerpt):
-    monkeypatch.setattr(small_pool, "_warned", set())
+    monkeypatch.setattr(small_pool, "_warned", {})
     llm = ChatKVFork(n_ctx=768, temperature=0, max_tokens=2)
     prompts = [[*excerpt, ("human", f"{i}?")] for i in range(8)]
     with warnings.catch_warnings():
@@ -107,7 +107,7 @@ async def test_waiting_for_a_prefix_is_not_for_cells(monkeypatch, excerpt):
         with ForkReport() as report:
             await mapped_over(llm, prompts)
     assert report.forked_tokens > 7 * 300
-    assert (report.evictions, small_pool._warned) == (0, set())
+    assert (report.evictions, small_pool._warned) == (0, {})
     llm.engine.close()
 
 
@@ -116,11 +116,11 @@ async def mapped_over(llm, prompts):
 
 
 def test_branches_one_at_a_time_have_all_of_the_pool(monkeypatch):
-    monkeypatch.setattr(small_pool, "_warned", set())
+    monkeypatch.setattr(small_pool, "_warned", {})
     llm = ChatKVFork(n_ctx=384, temperature=0, max_tokens=2)
     with ForkReport() as report:
         mapped(llm).invoke({}, {"max_concurrency": 1})
-    assert small_pool._warned == set()
+    assert small_pool._warned == {}
     assert report.evictions > 0
     llm.engine.close()
 
