@@ -14,7 +14,9 @@ import os
 import threading
 from types import TracebackType
 
-_work_done = threading.Condition(threading.RLock())
+# always taken itself: a condition is entered and left in Python, where Ctrl-C would leave it locked
+_lock = threading.RLock()
+_work_done = threading.Condition(_lock)
 _working: set[int] = set()
 """The threads in a block of `native_work`. Ctrl-C may leave the main thread in here for ever."""
 _ender: int | None = None
@@ -35,13 +37,13 @@ def stop_if_ending() -> None:
 def begin_ending() -> None:
     """Stop all other threads from now on where they begin or end something of ours."""
     global _ender
-    with _work_done:
+    with _lock:
         _ender = threading.get_ident()
 
 
 def wait_for_work() -> None:
     """Wait until no other thread is in a block of `native_work`. After `begin_ending`."""
-    with _work_done:
+    with _lock:
         _work_done.wait_for(lambda: not _working - {_ender})
 
 
@@ -62,7 +64,7 @@ class _NativeWork:
     def __enter__(self) -> None:
         _this_thread.depth += 1
         while _this_thread.depth == 1:
-            with _work_done:
+            with _lock:
                 if not is_ending():
                     _working.add(threading.get_ident())
                     return
@@ -77,7 +79,7 @@ class _NativeWork:
         _this_thread.depth -= 1
         if _this_thread.depth:
             return
-        with _work_done:
+        with _lock:
             _working.discard(threading.get_ident())
             if _ender is not None:
                 _work_done.notify_all()
@@ -95,8 +97,9 @@ process with "FATAL: exception not rethrown" where Rust or C++ is on it.
 
 
 def _after_fork_in_child() -> None:
-    global _work_done, _ender
-    _work_done = threading.Condition(threading.RLock())
+    global _lock, _work_done, _ender
+    _lock = threading.RLock()
+    _work_done = threading.Condition(_lock)
     _working.clear()
     _ender = None
 

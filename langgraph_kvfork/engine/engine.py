@@ -581,11 +581,9 @@ class Engine:
 
     def _call_if_open(self, function: Callable[[int, int], None], number: int) -> None:
         """Call the library with the number of a branch or run, unless the engine is closed."""
-        if self._lifetime.begin_call():
-            try:
+        with self._lifetime.call_if_open() as is_open:
+            if is_open:
                 function(self._handle, number)
-            finally:
-                self._lifetime.end_call()
 
     @contextmanager
     def _use(self) -> Iterator[int]:

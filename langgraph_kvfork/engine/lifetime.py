@@ -41,9 +41,11 @@ class Lifetime:
         self._name = name
         self._is_busy = is_busy
         self._free = free
-        # reentrant: a garbage collection inside may cancel a branch, which comes back here
-        self._calls_over = threading.Condition(threading.RLock())
-        self._n_calls = 0
+        # reentrant: a garbage collection inside may cancel a branch, which comes here too. Always
+        # taken itself: a condition is entered and left in Python, where Ctrl-C leaves it locked
+        self._lock = threading.RLock()
+        self._calls_over = threading.Condition(self._lock)
+        self._calls: set[object] = set()
         self._n_holds = 0
         self._closed = False
         self._closed_how = "closed"
@@ -57,6 +59,22 @@ class Lifetime:
         return self._closed
 
     @contextmanager
+    def call_if_open(self) -> Iterator[bool]:
+        """Keep the engine from being freed during the block, which gets whether it is open."""
+        call = object()
+        try:
+            with self._lock:
+                if not self._closed:
+                    self._calls.add(call)
+            yield call in self._calls
+        finally:
+            # the first thing, and one step: Ctrl-C comes before the `finally`, or behind the step
+            self._calls.discard(call)
+            if self._closed:
+                with self._lock:
+                    self._calls_over.notify_all()
+
+    @contextmanager
     def call(self) -> Iterator[None]:
         """Keep the engine from being freed during the block.
 
@@ -65,32 +83,20 @@ class Lifetime:
             ProcessForkedError: It belongs to the process that this one was forked off.
         """
         stop_if_ending()
-        if not self.begin_call():
-            stop_if_ending()
-            raise self._refusal()
         try:
-            yield
+            with self.call_if_open() as is_open:
+                if is_open:
+                    yield
         finally:
-            self.end_call()
             stop_if_ending()
-
-    def begin_call(self) -> bool:
-        """Keep the engine from being freed until `end_call`; return False if it is closed."""
-        with self._calls_over:
-            self._n_calls += not self._closed
-            return not self._closed
-
-    def end_call(self) -> None:
-        """End a call that was begun with `begin_call`."""
-        with self._calls_over:
-            self._n_calls -= 1
-            if not self._n_calls:
-                self._calls_over.notify_all()
+        if not is_open:
+            raise self._refusal()
 
     def wait_for_calls(self) -> None:
         """Wait until no call is under way. Called after the engine was closed, so none begins."""
-        with self._calls_over:
-            self._calls_over.wait_for(lambda: not self._n_calls)
+        with self._lock:
+            while self._calls:
+                self._calls_over.wait(1.0)  # Ctrl-C may have come before the notice
 
     def hold(self) -> bool:
         """Stop the keep-alive until `let_go`; return False if the engine is closed.
@@ -98,7 +104,7 @@ class Lifetime:
         Raises:
             ProcessForkedError: It belongs to the process that this one was forked off.
         """
-        with self._calls_over:
+        with self._lock:
             if self._forked:
                 raise self._refusal()
             self._n_holds += not self._closed
@@ -110,7 +116,7 @@ class Lifetime:
         Args:
             keep_alive: Seconds after which the engine is closed if nobody uses it; None: never.
         """
-        with self._calls_over:
+        with self._lock:
             self._n_holds -= 1
             self._keep_alive = keep_alive
             if not self._n_holds and not self._closed:
@@ -119,7 +125,7 @@ class Lifetime:
     def close(self) -> None:
         """Close the engine and free it, unless it is closed already."""
         with native_work:
-            with self._calls_over:
+            with self._lock:
                 if self._closed:
                     return
                 self._closed = True
@@ -128,7 +134,8 @@ class Lifetime:
 
     def abandon(self) -> None:
         """Refuse all calls, in a process that was forked off."""
-        self._calls_over = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._calls_over = threading.Condition(self._lock)
         self._closed = self._forked = True
 
     def _close_if_unused(self) -> bool:
@@ -137,10 +144,10 @@ class Lifetime:
         Whoever holds it starts the timer anew.
         """
         with native_work:
-            with self._calls_over:
+            with self._lock:
                 if self._closed or self._n_holds or self._keep_alive is None:
                     return True
-                if self._n_calls or self._is_busy():
+                if self._calls or self._is_busy():
                     return False
                 self._closed = True
                 self._closed_how = f"closed: nobody had used it for {self._keep_alive:g} s"

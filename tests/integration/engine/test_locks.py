@@ -14,7 +14,7 @@ from langgraph_kvfork.engine import weights
 
 LOCKS = {
     "dispatcher": lambda engine: (engine._dispatcher, "_lock"),
-    "calls": lambda engine: (engine._lifetime, "_calls_over"),
+    "calls": lambda engine: (engine._lifetime, "_lock"),
     "asked": lambda engine: (engine_module._asked, "_lock"),
     "engines": lambda engine: (engine_module._engines, "_lock"),
     "alive": lambda engine: (engine_module, "_alive_lock"),
