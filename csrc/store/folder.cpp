@@ -20,6 +20,8 @@ const std::string LOCK        = "lock";
 const std::string DESCRIPTION = "about.json";
 const std::string UNFINISHED  = ".part";
 
+constexpr size_t MAX_DESCRIPTION = size_t(1) << 20; // a description has some hundred bytes
+
 bool ends_with(const std::string & text, const std::string & end) {
     return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
@@ -159,6 +161,22 @@ void Folder::make_shelf(const Digest & shelf, const std::string & description) c
     if (!written || ::rename(unfinished.c_str(), about.c_str()) != 0) {
         throw system_error(unfinished, written ? errno : error);
     }
+}
+
+std::string Folder::description_of(const std::string & shelf) const {
+    const std::string path = path_ + "/" + shelf + "/" + DESCRIPTION;
+    const int         fd   = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) {
+        return "";
+    }
+    std::string out;
+    struct stat info;
+    if (::fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && static_cast<size_t>(info.st_size) <= MAX_DESCRIPTION) {
+        out.resize(static_cast<size_t>(info.st_size));
+        out.resize(static_cast<size_t>(std::max<ssize_t>(::read(fd, out.data(), out.size()), 0)));
+    }
+    ::close(fd);
+    return out;
 }
 
 void Folder::clean(const std::vector<File> & files) {

@@ -56,6 +56,9 @@ class Folder {
     // makes the subfolder of a shelf, with a file that describes it
     void make_shelf(const Digest & shelf, const std::string & description) const;
 
+    // the contents of that file; "" if it is missing, or is nothing that make_shelf can have written: a pipe, a gigabyte
+    std::string description_of(const std::string & shelf) const;
+
     // Removes temporary files; the lock must be held.
     void clean() const { clean(files()); }
 

@@ -2,11 +2,11 @@
 
 #include "nlohmann/json.hpp"
 #include "store/folder.h"
+#include "store/inventory.h"
 #include "store/segment.h"
 #include "store/shelf.h"
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <utility>
 #include <vector>
@@ -27,10 +27,9 @@ struct Source {
     std::string why_not; // nothing of it can be taken; "": it can
 };
 
-Source source_of(const std::string & path, const std::string & shelf, const json & build) {
-    std::ifstream file(path + "/" + shelf + "/about.json");
-    Source        out;
-    out.about = json::parse(file, nullptr, /* allow_exceptions = */ false);
+Source source_of(const Folder & from, const std::string & shelf, const json & build) {
+    Source out;
+    out.about = read_description(from.description_of(shelf));
     if (!out.about.is_object() || !out.about.contains("namespace") || !out.about["namespace"].is_string()) {
         out.why_not = "nothing says what it was computed with: about.json is missing or damaged";
         return out;
@@ -61,7 +60,8 @@ std::string import_store(const std::string & path,
                          const std::string & from,
                          uint64_t            max_bytes,
                          const std::string & build) {
-    std::vector<Folder::File> files = Folder::existing(from).files();
+    const Folder              source = Folder::existing(from);
+    std::vector<Folder::File> files  = source.files();
     std::sort(files.begin(), files.end(), [](const auto & a, const auto & b) { // those before come before
         return std::make_pair(end_of_file_name(a.name), a.path) < std::make_pair(end_of_file_name(b.name), b.path);
     });
@@ -79,11 +79,11 @@ std::string import_store(const std::string & path,
     // returns why it is not taken, "" if it is there now
     const auto take = [&](const Folder::File & file) -> std::string {
         if (sources.count(file.shelf) == 0) {
-            sources[file.shelf] = source_of(from, file.shelf, here);
+            sources[file.shelf] = source_of(source, file.shelf, here);
         }
-        const Source & source = sources[file.shelf];
-        if (!source.why_not.empty()) {
-            return source.why_not;
+        const Source & shelf_there = sources[file.shelf];
+        if (!shelf_there.why_not.empty()) {
+            return shelf_there.why_not;
         }
         const Segment segment = read_segment(file.path);
         if (segment.file_name() != file.name || to_hex(segment.shelf) != file.shelf) {
@@ -92,7 +92,7 @@ std::string import_store(const std::string & path,
         const Payload payload = read_payload(file.path, segment);
 
         const Folder::Lock mine(to);
-        to.make_shelf(segment.shelf, text_of(source.about, 1) + "\n");
+        to.make_shelf(segment.shelf, text_of(shelf_there.about, 1) + "\n");
         Shelf & shelf = shelves.try_emplace(file.shelf, to, segment.shelf).first->second;
         shelf.refresh();
         const std::vector<std::string> before = shelf.paths_before(segment);

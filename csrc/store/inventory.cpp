@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <set>
 
@@ -35,13 +34,15 @@ std::string damage(const Folder::File & file, bool verify, Segment & segment) {
     }
 }
 
-json about(const std::string & path) {
-    std::ifstream file(path);
-    json          out = json::parse(file, nullptr, /* allow_exceptions = */ false);
-    return out.is_discarded() ? json::object() : out;
-}
-
 } // namespace
+
+json read_description(const std::string & text) {
+    constexpr int MAX_DEPTH = 16;
+
+    const auto is_kept = [](int depth, json::parse_event_t, const json &) { return depth < MAX_DEPTH; };
+    json       out     = json::parse(text, is_kept, /* allow_exceptions = */ false);
+    return out.is_discarded() ? json() : out;
+}
 
 std::string list_store(const std::string & path, bool verify) {
     const Folder                   folder = Folder::existing(path);
@@ -54,9 +55,10 @@ std::string list_store(const std::string & path, bool verify) {
         }
         json & shelf = shelves[file.shelf];
         if (shelf.is_null()) {
-            shelf = {
+            const json about = read_description(folder.description_of(file.shelf));
+            shelf            = {
                 { "shelf", file.shelf },
-                { "about", about(folder.path() + "/" + file.shelf + "/about.json") },
+                { "about", about.is_null() ? json::object() : about },
                 { "files", 0 },
                 { "tokens", 0 },
                 { "bytes", 0 },

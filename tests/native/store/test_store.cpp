@@ -566,6 +566,42 @@ static void test_the_inventory_tells_and_prunes(const std::string & path) {
     CHECK(refused && !fs::exists(path + "/nowhere"));
 }
 
+// a store that somebody else has made: what its shelf says of itself may be anything
+static void test_a_strange_description_harms_nobody(const std::string & path, const std::string & from) {
+    {
+        Store store(params_of(from));
+        write_all(store, tokens_of(1, 128), 64, 100);
+        CHECK(store.finish());
+    }
+    const fs::path about = segments_in(from)[0].parent_path() / "about.json";
+    const auto     check = [&] {
+        const auto list = nlohmann::json::parse(kvf::list_store(from, true));
+        CHECK(list.size() == 1 && list[0]["files"] == 2 && list[0]["damaged"].empty());
+        const auto found = nlohmann::json::parse(kvf::import_store(path, from, UINT64_MAX, "{}"));
+        CHECK(found["files"] == 0 && found["refused"].size() == 2);
+        kvf::prune_store(from, UINT64_MAX);
+        fs::remove_all(about);
+        fs::remove_all(path);
+    };
+    const std::string deep(300000, '[');
+    for (const std::string & text : {
+             std::string("{\"namespace\""),                                                    // cut off
+             std::string("[1]"),                                                               // no object
+             "{\"namespace\": \"\", \"build\": " + deep + std::string(deep.size(), ']') + "}", // nested without measure
+             std::string(size_t(2) << 20, ' ') + "{\"namespace\": \"\"}",                      // without end
+         }) {
+        std::ofstream(about, std::ios::binary) << text;
+        check();
+    }
+    CHECK(::mkfifo(about.c_str(), 0600) == 0); // who reads it waits for somebody who writes
+    check();
+    fs::create_directory(about);
+    check();
+    fs::create_symlink("/dev/zero", about);
+    check();
+    fs::remove_all(from);
+}
+
 static void test_another_store_is_taken_in(const std::string & path, const std::string & from) {
     const std::string build = R"({"build":"this one"})";
     fs::remove_all(from);
@@ -629,6 +665,7 @@ int main(int argc, char ** argv) {
     test_a_store_that_goes_away_costs_sharing(anew());
     test_a_wait_ends_while_others_write();
     test_the_inventory_tells_and_prunes(anew());
+    test_a_strange_description_harms_nobody(anew(), path + ".other");
     test_another_store_is_taken_in(anew(), path + ".other");
     fs::remove_all(path);
     return 0;
