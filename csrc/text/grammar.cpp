@@ -198,6 +198,10 @@ class Outline {
                     if (at(i++) != '}') {
                         return;
                     }
+                    if (n_max < n_min) { // llama.cpp takes the difference for a number without a sign
+                        refuse("{" + text_.substr(from, std::min<size_t>(i - from, 60)) +
+                               ": is at most less often than at least; swap the two numbers");
+                    }
                     if (n_min > MAX_REPEATED || (is_exact_ && n_max != SIZE_MAX && n_max > MAX_REPEATED)) {
                         refuse("{" + text_.substr(from, std::min<size_t>(i - from, 60)) + ": llama.cpp counts up to " +
                                std::to_string(MAX_REPEATED) +

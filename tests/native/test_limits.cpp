@@ -194,7 +194,11 @@ void test_grammars_are_bounded(const Model & model) {
         const std::string grammar = std::string("root ::= \"a\"") + count;
         refused((std::string("grammar: ") + count + ": llama.cpp counts up to 2000").c_str(), grammar);
     }
-    for (const char * count : { "{2000}", "{0,2000}", "{7,}" }) {
+    for (const char * count : { "{3,1}", "{3,0}", "{2, 1 }", "{2000,1999}" }) { // would be 2^64 rules
+        const std::string grammar = std::string("root ::= \"a\"") + count;
+        refused((std::string("grammar: ") + count + ": is at most less often than at least").c_str(), grammar);
+    }
+    for (const char * count : { "{2000}", "{0,2000}", "{7,}", "{3,3}", "{0,0}" }) {
         accepted(std::string("root ::= \"a\"") + count);
     }
     kvf::check_grammar(vocab_of(model), "root ::= \"a\"{1,5000}", /* is_exact = */ false);
