@@ -6,9 +6,8 @@ namespace kvf {
 
 namespace {
 
-// length of the longest beginning of the text that has no unfinished UTF-8 character at its end
-size_t n_complete(const std::string & text) {
-    const size_t n = text.size();
+// length of the longest beginning of the text's first n bytes that has no unfinished UTF-8 character at its end
+size_t n_complete(const std::string & text, size_t n) {
     for (size_t back = 1; back <= std::min<size_t>(3, n); ++back) {
         const unsigned char c = text[n - back];
         if ((c & 0xC0) == 0x80) {
@@ -78,10 +77,11 @@ std::string TextStream::push(const std::string & piece) {
         return flush();
     }
 
-    size_t n_safe = n_complete(held_);
+    size_t n_safe = held_.size();
     for (const auto & stop : stop_) {
         n_safe = std::min(n_safe, find_partial(held_, stop));
     }
+    n_safe                 = n_complete(held_, n_safe); // a stop string may begin inside of a character
     const std::string text = held_.substr(0, n_safe);
     held_.erase(0, n_safe);
     return to_valid_utf8(text);

@@ -47,7 +47,21 @@ static void test_the_first_of_several_stop_strings_counts() {
     CHECK(text.stopped());
 }
 
+// a stop string of bytes that begin inside of a character: nothing is shown of what may become one
+static void test_a_stop_string_inside_of_a_character_splits_none() {
+    TextStream two({ "\xBF!" });
+    CHECK(two.push("\xDF") == "");
+    CHECK(two.push("\xBF") == "");
+    CHECK(two.push("x") == "\xDF\xBFx");
+    TextStream four({ "\x98\x80z" });
+    CHECK(four.push("a\xF0\x9F\x98") == "a");
+    CHECK(four.push("\x80") == "");
+    CHECK(four.push("y") == "\xF0\x9F\x98\x80y");
+    CHECK(!two.stopped() && !four.stopped());
+}
+
 int main() {
+    test_a_stop_string_inside_of_a_character_splits_none();
     test_half_a_character_waits();
     test_bytes_that_are_no_character_are_replaced();
     test_stop_string_over_several_pieces_is_never_shown();
