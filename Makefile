@@ -2,6 +2,8 @@
 # make test      everything that CI checks
 # make sanitize  the native tests under the address, undefined-behaviour and thread sanitizers
 # make fuzz-engine  random histories against a slow model of the engine: STEPS=1000000, SEED=... to repeat them
+# make fuzz      inputs for all that reads files and text, guided by coverage: FUZZ_MINUTES=1 for each reader; it
+#                needs clang with its libFuzzer: not in make test
 # make test-vulkan  forks on a Vulkan device, Mesa's software one will do; on Debian and Ubuntu it needs
 #                the packages mesa-vulkan-drivers libvulkan-dev glslc spirv-headers: not in make test
 # make test-vllm  ChatKVForkServer on a real vLLM on this processor, alone and behind a router: 4 GB, not in make test
@@ -29,9 +31,9 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROC
 
 PATCHES := vendor/llama.cpp-patches
 NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/*/* $(PATCHES)/*) scripts/llama_cpp_source.py
-CXX_ALL := $(wildcard csrc/*.h csrc/*/*.cpp csrc/*/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h tests/native/*/*.cpp tests/native/*/*.h)
+CXX_ALL := $(wildcard csrc/*.h csrc/*/*.cpp csrc/*/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h tests/native/*/*.cpp tests/native/*/*.h tests/fuzz/*.cpp tests/fuzz/*.h)
 
-.PHONY: demo test sanitize fuzz-engine test-vulkan test-vllm cross wheel schema-suite bench docs install lint format clean native-tests stock FORCE
+.PHONY: demo test sanitize fuzz fuzz-engine test-vulkan test-vllm cross wheel schema-suite bench docs install lint format clean native-tests stock FORCE
 
 demo: $(STAMPS)/package $(STAMPS)/model
 	$(BIN)/python -m langgraph_kvfork demo
@@ -145,6 +147,23 @@ build/sanitize-%: FORCE | $(STAMPS)/tools
 STEPS ?= 10000
 fuzz-engine: native-tests
 	$(BIN)/python tests/proof/fuzz.py --steps $(STEPS) $(if $(SEED),--seed $(SEED))
+
+FUZZ_MINUTES ?= 1
+FUZZ_CLANG   ?= $(shell command -v clang++ || command -v clang++-19)
+
+# what it finds new goes to build/fuzz/found, from which it goes on the next time; what ends it lies in build/fuzz
+fuzz: native-tests
+	@echo 'extern "C" int LLVMFuzzerTestOneInput(const char *, unsigned long) { return 0; }' \
+		| $(or $(FUZZ_CLANG),false) -x c++ -fsanitize=fuzzer,address -o /dev/null - || { echo "error: no clang with" \
+		"libFuzzer (FUZZ_CLANG=clang++-19); on Debian and Ubuntu: apt-get install clang libclang-rt-dev" >&2; exit 1; }
+	$(TOOLS) cmake -S tests/fuzz -B build/fuzz -DCMAKE_CXX_COMPILER=$(FUZZ_CLANG) -DKVFORK_NATIVE=$(abspath build/native)
+	$(TOOLS) cmake --build build/fuzz
+	@for reader in answer chat grammar store text; do \
+		mkdir -p build/fuzz/found/$$reader && \
+		build/fuzz/fuzz_$$reader -max_total_time=$$((60 * $(FUZZ_MINUTES))) -timeout=30 -rss_limit_mb=4096 \
+			-artifact_prefix=build/fuzz/$$reader- -print_final_stats=1 -close_fd_mask=1 \
+			build/fuzz/found/$$reader tests/fuzz/seeds/$$reader || exit 1; \
+	done
 
 test-vulkan: $(STAMPS)/tools
 	@$(TOOLS) cmake -S . -B build/vulkan -DPython_EXECUTABLE=$(abspath $(BIN))/python \
