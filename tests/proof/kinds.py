@@ -77,7 +77,7 @@ KINDS = (
     Kind("indexer", "deepseek32-moe", forks_anywhere=True, cost=10),
     Kind("window, all kept", "gemma3-dense"),
     Kind("window, moves on", "gemma3-dense", swa_full=False),
-    Kind("window, bits", "gpt-oss-moe", batch_invariant=True, swa_full=False),
+    Kind("window, bits", "gpt-oss-moe", batch_invariant=True, swa_full=False, cost=3),
     Kind("recurrent", "mamba2-dense", cost=2),
     Kind("hybrid", "jamba-dense", cost=5),
     Kind("hybrid of linear attention", "qwen3next-moe", cost=2),
