@@ -61,6 +61,18 @@ requests = st.builds(
 )
 
 
+SETTINGS = (
+    *[(False, False, False)] * 3,
+    (True, False, False),
+    (True, True, False),
+    (False, True, False),
+    (True, False, True),
+    (False, False, True),
+)
+"""Whether the cache is small, whether there is a store, whether branches cut off what only they
+had. Only where nothing of this is so can every cost be foretold."""
+
+
 class Machine(RuleBasedStateMachine):
     """Hypothesis chooses what happens in a `History`."""
 
@@ -76,12 +88,9 @@ class Machine(RuleBasedStateMachine):
         self.prompts: list[list[int]] = [[]]
         self.folder = ""
 
-    @initialize(
-        small=st.booleans(),
-        stored=st.booleans(),
-        cuts=st.sampled_from([False, False, True]),
-    )
-    def begin(self, small: bool, stored: bool, cuts: bool) -> None:
+    @initialize(setting=st.sampled_from(SETTINGS))
+    def begin(self, setting: tuple[bool, bool, bool]) -> None:
+        small, stored, cuts = setting
         if stored and self.kind.has_store:
             self.folder = tempfile.mkdtemp(prefix="kvfork-fuzz-")
             os.chmod(self.folder, 0o700)
