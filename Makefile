@@ -4,6 +4,7 @@
 # make fuzz-engine  random histories against a slow model of the engine: STEPS=1000000, SEED=... to repeat them
 # make fuzz      inputs for all that reads files and text, guided by coverage: FUZZ_MINUTES=1 for each reader; it
 #                needs clang with its libFuzzer: not in make test
+# make controls  break the engine in many ways, and see which test notices each
 # make test-vulkan  forks on a Vulkan device, Mesa's software one will do; on Debian and Ubuntu it needs
 #                the packages mesa-vulkan-drivers libvulkan-dev glslc spirv-headers: not in make test
 # make test-vllm  ChatKVForkServer on a real vLLM on this processor, alone and behind a router: 4 GB, not in make test
@@ -33,7 +34,7 @@ PATCHES := vendor/llama.cpp-patches
 NATIVE  := CMakeLists.txt $(wildcard csrc/* csrc/*/* $(PATCHES)/*) scripts/llama_cpp_source.py
 CXX_ALL := $(wildcard csrc/*.h csrc/*/*.cpp csrc/*/*.h benchmarks/native/*.cpp tests/native/*.cpp tests/native/*.h tests/native/*/*.cpp tests/native/*/*.h tests/fuzz/*.cpp tests/fuzz/*.h)
 
-.PHONY: demo test sanitize fuzz fuzz-engine test-vulkan test-vllm cross wheel schema-suite bench docs install lint format clean native-tests stock FORCE
+.PHONY: demo test sanitize fuzz fuzz-engine controls test-vulkan test-vllm cross wheel schema-suite bench docs install lint format clean native-tests stock FORCE
 
 demo: $(STAMPS)/package $(STAMPS)/model
 	$(BIN)/python -m langgraph_kvfork demo
@@ -164,6 +165,9 @@ fuzz: native-tests
 			-artifact_prefix=build/fuzz/$$reader- -print_final_stats=1 -close_fd_mask=1 \
 			build/fuzz/found/$$reader tests/fuzz/seeds/$$reader || exit 1; \
 	done
+
+controls: native-tests
+	$(TOOLS) $(BIN)/python tests/proof/controls.py
 
 test-vulkan: $(STAMPS)/tools
 	@$(TOOLS) cmake -S . -B build/vulkan -DPython_EXECUTABLE=$(abspath $(BIN))/python \
