@@ -130,6 +130,53 @@ inline void run_to_end(kvf::Scheduler & scheduler, std::map<kvf_branch_id, Recor
     }
 }
 
+// a scheduler, and calls that are told to their end
+struct Bench {
+    const Model &                   model;
+    std::mt19937                    rng{ 1 };
+    Context                         context;
+    kvf::Scheduler                  scheduler;
+    std::map<kvf_branch_id, Record> records;
+    kvf_branch_id                   n_branches = 0;
+
+    Bench(const Model & model, const llama_context_params & params, const kvf::Scheduler::Params & schedule = {})
+        : model(model), context(model, params), scheduler(context.ctx.get(), schedule) {}
+
+    Tokens random(size_t n) { return random_tokens(rng, n, model.n_vocab()); }
+
+    Tokens and_random(Tokens tokens, size_t n) {
+        for (const llama_token token : random(n)) {
+            tokens.push_back(token);
+        }
+        return tokens;
+    }
+
+    kvf_branch_id submit(const Tokens & tokens, int32_t n_predict, kvf_run_id run = 0) {
+        kvf_request request = make_request(tokens, n_predict);
+        request.run_id      = run;
+        scheduler.submit(make_branch(model, ++n_branches, request));
+        return n_branches;
+    }
+
+    kvf_usage call(const Tokens & tokens, int32_t n_predict, kvf_run_id run = 0) {
+        const kvf_branch_id id = submit(tokens, n_predict, run);
+        run_to_end(scheduler, records);
+        CHECK(records[id].error == KVF_ERROR_NONE);
+        return records[id].usage;
+    }
+
+    // the rows of prompts that it computed
+    uint64_t step() {
+        const uint64_t          n_before = stats().prefilled_tokens;
+        std::vector<kvf::Event> events;
+        scheduler.step(events);
+        record(records, events);
+        return stats().prefilled_tokens - n_before;
+    }
+
+    kvf_stats stats() const { return scheduler.stats(); }
+};
+
 // the logits after the last of the tokens, computed alone in a context of their own, n_chunk tokens at a time
 inline std::vector<float> fresh_logits(const Model & model, const Tokens & tokens, size_t n_chunk) {
     const auto n_ctx = static_cast<uint32_t>(tokens.size() + 8);

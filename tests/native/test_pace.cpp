@@ -13,16 +13,9 @@ constexpr double STEP_MS = 20.0;
 constexpr double ROW_MS  = 2.0; // of a prompt
 
 // a scheduler with a clock that knows what was computed
-struct Bench {
-    const Model &                   model;
-    std::mt19937                    rng{ 1 };
-    Context                         context;
-    kvf::Scheduler                  scheduler;
-    std::map<kvf_branch_id, Record> records;
-    kvf_branch_id                   n_branches = 0;
-
-    Bench(const Model & model, double max_gap_ms, bool batch_invariant = false)
-        : model(model), context(model, model.params(8192, 512, 32)), scheduler(context.ctx.get(), [&] {
+struct PacedBench : Bench {
+    PacedBench(const Model & model, double max_gap_ms, bool batch_invariant = false)
+        : Bench(model, model.params(8192, 512, 32), [&] {
               kvf::Scheduler::Params params;
               params.batch_invariant = batch_invariant;
               params.max_gap_ms      = max_gap_ms;
@@ -39,22 +32,13 @@ struct Bench {
     }
 
     kvf_branch_id submit(size_t n_tokens, int32_t n_predict) {
-        const Tokens tokens  = random_tokens(rng, n_tokens, model.n_vocab());
+        const Tokens tokens  = random(n_tokens);
         kvf_request  request = make_request(tokens, n_predict);
         request.share        = false; // by chance, they may begin alike
         auto branch          = make_branch(model, ++n_branches, request);
         branch->t_submitted  = now();
         scheduler.submit(std::move(branch));
         return n_branches;
-    }
-
-    // the rows of prompts that it computed
-    uint64_t step() {
-        const uint64_t          n_before = scheduler.stats().prefilled_tokens;
-        std::vector<kvf::Event> events;
-        scheduler.step(events);
-        record(records, events);
-        return scheduler.stats().prefilled_tokens - n_before;
     }
 
     size_t n_steps_to_first_token(kvf_branch_id id) {
@@ -80,7 +64,7 @@ struct Bench {
 } // namespace
 
 static void test_streams_wait_as_long_as_they_may(const Model & model) {
-    Bench bench(model, 250.0);
+    PacedBench bench(model, 250.0);
     bench.start_streams();
     const kvf_branch_id id    = bench.submit(4000, 4);
     const size_t        n     = bench.n_steps_to_first_token(id);
@@ -89,7 +73,7 @@ static void test_streams_wait_as_long_as_they_may(const Model & model) {
     CHECK(stats.prefilled_tokens == 4 * 10 + 4000);
     CHECK(n <= 4000 / 112 + 2); // rows of 2 ms in 230 ms
 
-    Bench without(model, 0.0);
+    PacedBench without(model, 0.0);
     without.start_streams();
     without.n_steps_to_first_token(without.submit(4000, 4));
     CHECK(without.scheduler.stats().gap_ms_max > 1000.0);
@@ -97,11 +81,11 @@ static void test_streams_wait_as_long_as_they_may(const Model & model) {
 
 // a prompt that nobody waits for is computed in whole batches, and so are all in batch-invariant mode
 static void test_prompts_alone_are_computed_in_whole_batches(const Model & model) {
-    Bench bench(model, 250.0);
+    PacedBench bench(model, 250.0);
     bench.submit(1200, 4);
     CHECK(bench.step() == 512 && bench.step() == 512 && bench.step() == 176);
 
-    Bench invariant(model, 250.0, /* batch_invariant = */ true);
+    PacedBench invariant(model, 250.0, /* batch_invariant = */ true);
     invariant.start_streams();
     invariant.submit(1200, 4);
     CHECK(invariant.step() == 508);
@@ -109,7 +93,7 @@ static void test_prompts_alone_are_computed_in_whole_batches(const Model & model
 
 // where a step without prompts takes longer than a gap may be, prompts still move on
 static void test_prompts_never_stand_still(const Model & model) {
-    Bench bench(model, 1.0);
+    PacedBench bench(model, 1.0);
     bench.start_streams();
     const kvf_branch_id id = bench.submit(100, 4);
     CHECK(bench.step() == 16);
@@ -118,7 +102,7 @@ static void test_prompts_never_stand_still(const Model & model) {
 
 static void test_short_prompt_does_not_wait_for_a_long_one(const Model & model) {
     for (const bool with_streams : { true, false }) {
-        Bench bench(model, 250.0);
+        PacedBench bench(model, 250.0);
         if (with_streams) {
             bench.start_streams();
         }
@@ -132,7 +116,7 @@ static void test_short_prompt_does_not_wait_for_a_long_one(const Model & model) 
 
 // nor does the long one stand still however many short ones come
 static void test_long_prompt_has_half_of_the_rows(const Model & model) {
-    Bench bench(model, 0.0);
+    PacedBench bench(model, 0.0);
     bench.submit(20, 400);
     const kvf_branch_id document = bench.submit(3000, 4);
     size_t              n        = 0;
@@ -147,7 +131,7 @@ static void test_long_prompt_has_half_of_the_rows(const Model & model) {
 
 // of equals, the first comes first: two that take turns would both be late
 static void test_prompts_of_one_length_come_one_after_the_other(const Model & model) {
-    Bench               bench(model, 0.0);
+    PacedBench          bench(model, 0.0);
     const kvf_branch_id first  = bench.submit(1000, 4);
     const kvf_branch_id second = bench.submit(1000, 4);
     CHECK(bench.n_steps_to_first_token(first) == 2);
@@ -155,7 +139,7 @@ static void test_prompts_of_one_length_come_one_after_the_other(const Model & mo
 }
 
 static void test_waiting_is_counted(const Model & model) {
-    Bench bench(model, 0.0);
+    PacedBench bench(model, 0.0);
     bench.start_streams();
     CHECK(bench.scheduler.stats().branches_started == 4 && bench.scheduler.stats().wait_ms == 0.0);
     bench.submit(7000, 1);

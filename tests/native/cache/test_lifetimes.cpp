@@ -8,99 +8,65 @@ namespace {
 
 constexpr kvf_run_id NO_RUN = 0;
 
-// a scheduler with 512 cells, and calls that are told to their end
-struct Bench {
-    const Model &                   model;
-    std::mt19937                    rng{ 1 };
-    Context                         context;
-    kvf::Scheduler                  scheduler;
-    std::map<kvf_branch_id, Record> records;
-    kvf_branch_id                   n_branches = 0;
-
-    explicit Bench(const Model &        model,
-                   uint32_t             n_seq_max = 32,
-                   kvf::Clock::duration run_limit = kvf::Snapshots::RUN_LIMIT)
-        : model(model),
-          context(model, model.params(512, 64, n_seq_max)),
-          scheduler(context.ctx.get(), { /* batch_invariant = */ false, /* max_gap_ms = */ 0.0, run_limit }) {
-        CHECK(scheduler.stats().cells_total == 512);
+// with 512 cells
+struct SmallBench : Bench {
+    explicit SmallBench(const Model &        model,
+                        uint32_t             n_seq_max = 32,
+                        kvf::Clock::duration run_limit = kvf::Snapshots::RUN_LIMIT)
+        : Bench(model,
+                model.params(512, 64, n_seq_max),
+                { /* batch_invariant = */ false, /* max_gap_ms = */ 0.0, run_limit }) {
+        CHECK(stats().cells_total == 512);
     }
 
-    Tokens random(size_t n) { return random_tokens(rng, n, model.n_vocab()); }
+    Tokens with_question(const Tokens & tokens) { return and_random(tokens, 4); }
 
-    Tokens with_question(Tokens tokens) {
-        for (const llama_token token : random(4)) {
-            tokens.push_back(token);
-        }
-        return tokens;
-    }
-
-    kvf_branch_id submit(kvf_run_id run, const Tokens & tokens, int32_t n_predict) {
-        kvf_request request = make_request(tokens, n_predict);
-        request.run_id      = run;
-        scheduler.submit(make_branch(model, ++n_branches, request));
-        return n_branches;
-    }
-
-    kvf_usage call(kvf_run_id run, const Tokens & tokens, int32_t n_predict) {
-        const kvf_branch_id id = submit(run, tokens, n_predict);
-        run_to_end(scheduler, records);
-        CHECK(records[id].error == KVF_ERROR_NONE);
-        return records[id].usage;
-    }
-
-    bool has(const Tokens & tokens) { return call(NO_RUN, tokens, 0).n_prefilled == 0; }
-
-    void step() {
-        std::vector<kvf::Event> events;
-        scheduler.step(events);
-        record(records, events);
-    }
+    bool has(const Tokens & tokens) { return call(tokens, 0).n_prefilled == 0; }
 };
 
 } // namespace
 
 // a PrefillNode has read a document; plain calls and other runs fill the cache many times over before the fan-out
 static void test_prefix_of_a_run_outlasts_what_others_leave(const Model & model) {
-    Bench        bench(model);
+    SmallBench   bench(model);
     const Tokens document = bench.random(200);
-    bench.call(1, document, 0);
+    bench.call(document, 0, 1);
     for (kvf_run_id run = 2; run < 12; ++run) {
-        bench.call(NO_RUN, bench.random(150), 8);
+        bench.call(bench.random(150), 8);
         for (int i = 0; i < 4; ++i) {
-            bench.call(run, bench.random(60), 8); // a run that lives on while others come
+            bench.call(bench.random(60), 8, run); // a run that lives on while others come
         }
         bench.scheduler.end_run(run - 1 == 1 ? NO_RUN : run - 1);
     }
     CHECK(bench.scheduler.stats().evictions > 20);
-    CHECK(bench.call(1, bench.with_question(document), 4).n_prefilled == 4);
+    CHECK(bench.call(bench.with_question(document), 4, 1).n_prefilled == 4);
 
     bench.scheduler.end_run(1);
     for (int i = 0; i < 4; ++i) {
-        bench.call(NO_RUN, bench.random(150), 8);
+        bench.call(bench.random(150), 8);
     }
     CHECK(!bench.has(document));
 }
 
 // nor does the run itself lose it over many smaller prompts
 static void test_long_prefix_outlasts_short_ones_of_its_run(const Model & model) {
-    Bench        bench(model);
+    SmallBench   bench(model);
     const Tokens document = bench.random(200);
-    bench.call(1, document, 0);
+    bench.call(document, 0, 1);
     for (int i = 0; i < 20; ++i) {
-        CHECK(bench.call(1, bench.random(60), 8).n_prefilled == 60);
+        CHECK(bench.call(bench.random(60), 8, 1).n_prefilled == 60);
     }
-    CHECK(bench.call(1, bench.with_question(document), 4).n_prefilled == 4);
+    CHECK(bench.call(bench.with_question(document), 4, 1).n_prefilled == 4);
 }
 
 // sync branches come in waves: six, and two when a thread is free; in between, others fill the cache
 static void test_prefix_outlasts_the_gap_between_waves(const Model & model) {
-    Bench        bench(model);
+    SmallBench   bench(model);
     const Tokens document = bench.random(200);
     const auto   wave     = [&](int n) {
         std::vector<kvf_branch_id> ids;
         for (int i = 0; i < n; ++i) {
-            ids.push_back(bench.submit(1, bench.with_question(document), 8));
+            ids.push_back(bench.submit(bench.with_question(document), 8, 1));
         }
         run_to_end(bench.scheduler, bench.records);
         uint32_t n_prefilled = 0;
@@ -112,7 +78,7 @@ static void test_prefix_outlasts_the_gap_between_waves(const Model & model) {
     CHECK(wave(6) == 200 + 6 * 4);
     CHECK(bench.scheduler.stats().snapshots_kept == 6);
     for (int i = 0; i < 12; ++i) {
-        bench.call(2, bench.random(90), 8);
+        bench.call(bench.random(90), 8, 2);
     }
     // the tails of the six had to go, and what another run keeps; but not their trunk
     CHECK(bench.scheduler.stats().evictions > 6);
@@ -121,46 +87,46 @@ static void test_prefix_outlasts_the_gap_between_waves(const Model & model) {
 
 // a snapshot that goes because another sequence has most of it leaves its runs to that one
 static void test_kept_prefix_is_handed_on(const Model & model) {
-    Bench        bench(model);
+    SmallBench   bench(model);
     const Tokens document = bench.random(200);
-    bench.call(1, document, 0);
+    bench.call(document, 0, 1);
     for (int i = 0; i < 3; ++i) { // the same document, for no run; one of them stays, whichever
-        bench.call(NO_RUN, bench.with_question(document), 30);
-        bench.call(2, bench.random(120), 8);
-        bench.call(2, bench.random(120), 8);
-        bench.call(2, bench.random(120), 8);
+        bench.call(bench.with_question(document), 30);
+        bench.call(bench.random(120), 8, 2);
+        bench.call(bench.random(120), 8, 2);
+        bench.call(bench.random(120), 8, 2);
         CHECK(bench.has(document));
     }
-    const kvf_branch_id decoding = bench.submit(NO_RUN, bench.with_question(document), 40);
+    const kvf_branch_id decoding = bench.submit(bench.with_question(document), 40);
     bench.step();
     bench.step();
     const uint64_t n_evicted = bench.scheduler.stats().evictions;
-    bench.submit(2, bench.random(120), 8);
+    bench.submit(bench.random(120), 8, 2);
     bench.step();
     CHECK(bench.scheduler.stats().evictions == n_evicted + 1); // now it is the decoding branch that has the document
     run_to_end(bench.scheduler, bench.records);
     CHECK(bench.records[decoding].finish == KVF_FINISH_LENGTH && bench.records[decoding].usage.n_forked == 200);
     for (int i = 0; i < 8; ++i) {
-        bench.call(2, bench.random(120), 8);
+        bench.call(bench.random(120), 8, 2);
     }
     CHECK(bench.has(document));
 }
 
 // a run that keeps more than fits evicts what it keeps itself
 static void test_run_that_keeps_too_much_goes_on_within_its_own(const Model & model) {
-    Bench               bench(model);
+    SmallBench          bench(model);
     const Tokens        document = bench.random(200);
     std::vector<Tokens> parts;
-    bench.call(1, document, 0);
+    bench.call(document, 0, 1);
     for (int i = 0; i < 20; ++i) {
         parts.push_back(bench.random(80));
-        CHECK(bench.call(2, parts.back(), 8).n_prefilled == 80);
+        CHECK(bench.call(parts.back(), 8, 2).n_prefilled == 80);
     }
     CHECK(bench.has(document));
     CHECK(bench.has(parts[19]) && bench.has(parts[18]) && !bench.has(parts[0])); // least recently used first
 
     for (int i = 0; i < 20; ++i) { // all at once
-        bench.submit(2, parts[i], 30);
+        bench.submit(parts[i], 30, 2);
     }
     run_to_end(bench.scheduler, bench.records);
     for (const auto & [id, record] : bench.records) {
@@ -171,12 +137,12 @@ static void test_run_that_keeps_too_much_goes_on_within_its_own(const Model & mo
 
 // what fits into an empty cache is never refused, and waits only for what runs
 static void test_nothing_is_refused_for_what_is_kept(const Model & model) {
-    Bench        bench(model);
+    SmallBench   bench(model);
     const Tokens document = bench.random(200);
-    bench.call(1, document, 0);
+    bench.call(document, 0, 1);
 
-    const kvf_branch_id first  = bench.submit(NO_RUN, bench.random(100), 20);
-    const kvf_branch_id second = bench.submit(NO_RUN, bench.random(300), 4);
+    const kvf_branch_id first  = bench.submit(bench.random(100), 20);
+    const kvf_branch_id second = bench.submit(bench.random(300), 4);
     while (bench.records[first].finish == KVF_FINISH_NONE) {
         CHECK(bench.records[second].tokens.empty());
         bench.step();
@@ -185,51 +151,51 @@ static void test_nothing_is_refused_for_what_is_kept(const Model & model) {
     CHECK(bench.records[second].finish == KVF_FINISH_LENGTH);
     CHECK(bench.has(document));
 
-    CHECK(bench.call(NO_RUN, bench.random(400), 4).n_prefilled == 400); // it would not fit otherwise
+    CHECK(bench.call(bench.random(400), 4).n_prefilled == 400); // it would not fit otherwise
     CHECK(!bench.has(document));
 }
 
 static void test_youngest_branch_gives_way_before_what_others_keep(const Model & model) {
-    Bench        bench(model);
+    SmallBench   bench(model);
     const Tokens document = bench.random(200);
-    bench.call(1, document, 0);
-    const kvf_branch_id first  = bench.submit(NO_RUN, bench.random(60), 150);
-    const kvf_branch_id second = bench.submit(NO_RUN, bench.random(60), 150);
+    bench.call(document, 0, 1);
+    const kvf_branch_id first  = bench.submit(bench.random(60), 150);
+    const kvf_branch_id second = bench.submit(bench.random(60), 150);
     run_to_end(bench.scheduler, bench.records);
     CHECK(bench.records[first].usage.n_preempted == 0 && bench.records[second].usage.n_preempted > 0);
     CHECK(bench.records[first].tokens.size() == 150 && bench.records[second].tokens.size() == 150);
     CHECK(bench.has(document));
 
-    CHECK(bench.call(NO_RUN, bench.random(60), 400).n_generated == 400); // alone, it has all that it needs
+    CHECK(bench.call(bench.random(60), 400).n_generated == 400); // alone, it has all that it needs
     CHECK(!bench.has(document));
 }
 
 static void test_nobody_waits_for_sequences_that_are_kept(const Model & model) {
-    Bench bench(model, /* n_seq_max = */ 4);
+    SmallBench bench(model, /* n_seq_max = */ 4);
     for (kvf_run_id run = 1; run <= 12; ++run) { // more runs than sequences, none of which ends
-        CHECK(bench.call(run, bench.random(20), 4).n_prefilled == 20);
-        bench.submit(run, bench.random(20), 4);
-        bench.submit(run, bench.random(20), 4);
+        CHECK(bench.call(bench.random(20), 4, run).n_prefilled == 20);
+        bench.submit(bench.random(20), 4, run);
+        bench.submit(bench.random(20), 4, run);
         run_to_end(bench.scheduler, bench.records);
     }
     CHECK(bench.scheduler.stats().snapshots_kept == 4);
 }
 
 static void test_run_that_nothing_is_heard_of_keeps_nothing(const Model & model) {
-    Bench        bench(model, 32, /* run_limit = */ kvf::Clock::duration::zero());
+    SmallBench   bench(model, 32, /* run_limit = */ kvf::Clock::duration::zero());
     const Tokens document = bench.random(200);
-    bench.call(1, document, 0);
+    bench.call(document, 0, 1);
     CHECK(bench.scheduler.stats().snapshots == 1 && bench.scheduler.stats().snapshots_kept == 0);
     for (int i = 0; i < 4; ++i) {
-        bench.call(NO_RUN, bench.random(100), 4);
+        bench.call(bench.random(100), 4);
     }
     CHECK(!bench.has(document));
 }
 
 // the end of a run that still has branches, and a late end, are ends
 static void test_ended_run_keeps_nothing(const Model & model) {
-    Bench bench(model);
-    bench.submit(1, bench.random(80), 8);
+    SmallBench bench(model);
+    bench.submit(bench.random(80), 8, 1);
     bench.step();
     bench.scheduler.end_run(1);
     bench.scheduler.end_run(1);
@@ -239,8 +205,8 @@ static void test_ended_run_keeps_nothing(const Model & model) {
 
     // two runs read the same document, and the one that computed it ends first
     const Tokens document = bench.random(200);
-    bench.call(2, document, 0);
-    bench.call(3, document, 0);
+    bench.call(document, 0, 2);
+    bench.call(document, 0, 3);
     CHECK(bench.scheduler.stats().snapshots_kept == 1);
     bench.scheduler.end_run(2);
     CHECK(bench.scheduler.stats().snapshots_kept == 1);

@@ -7,50 +7,6 @@
 
 namespace {
 
-// a scheduler, and calls that are told to their end
-struct Bench {
-    const Model &                   model;
-    std::mt19937                    rng{ 1 };
-    Context                         context;
-    kvf::Scheduler                  scheduler;
-    std::map<kvf_branch_id, Record> records;
-    kvf_branch_id                   n_branches = 0;
-
-    Bench(const Model & model, const llama_context_params & params, bool batch_invariant = false)
-        : model(model), context(model, params), scheduler(context.ctx.get(), { batch_invariant }) {}
-
-    Tokens random(size_t n) { return random_tokens(rng, n, model.n_vocab()); }
-
-    Tokens and_random(Tokens tokens, size_t n) {
-        for (const llama_token token : random(n)) {
-            tokens.push_back(token);
-        }
-        return tokens;
-    }
-
-    kvf_branch_id submit(const Tokens & tokens, int32_t n_predict, kvf_run_id run = 0) {
-        kvf_request request = make_request(tokens, n_predict);
-        request.run_id      = run;
-        scheduler.submit(make_branch(model, ++n_branches, request));
-        return n_branches;
-    }
-
-    kvf_usage call(const Tokens & tokens, int32_t n_predict, kvf_run_id run = 0) {
-        const kvf_branch_id id = submit(tokens, n_predict, run);
-        run_to_end(scheduler, records);
-        CHECK(records[id].error == KVF_ERROR_NONE);
-        return records[id].usage;
-    }
-
-    void step() {
-        std::vector<kvf::Event> events;
-        scheduler.step(events);
-        record(records, events);
-    }
-
-    kvf_stats stats() const { return scheduler.stats(); }
-};
-
 // eight branches with 300 tokens in common; the pages that all their steps read
 uint64_t fan_out(Bench & bench) {
     const Tokens shared = bench.random(300);
@@ -150,7 +106,7 @@ static void test_nothing_goes_if_what_is_kept_is_in_the_way(const Model & model)
 static void test_long_prompt_starts_in_a_small_window(const Model & model, bool batch_invariant) {
     llama_context_params params = model.params(4096, 64, 8);
     params.swa_full             = false;
-    Bench bench(model, params, batch_invariant);
+    Bench bench(model, params, { batch_invariant });
     CHECK(llama_memory_n_parts(llama_get_memory(bench.context.ctx.get())) == 2);
     CHECK(llama_memory_get_part(llama_get_memory(bench.context.ctx.get()), 1).n_cells == 512);
 
@@ -182,7 +138,7 @@ static void test_chunks_are_smaller_in_a_tight_window(const Model & model) {
         for (const uint32_t n_seq_max : { 1u, 2u }) {
             llama_context_params params = model.params(4096, 256 - 32 * n_seq_max, n_seq_max);
             params.swa_full             = false;
-            Bench bench(model, params, batch_invariant);
+            Bench bench(model, params, { batch_invariant });
             CHECK(bench.stats().parts[1].pages_total == 4);
             bench.submit(bench.random(37), 60);
             const Tokens prompt = bench.random(1500);
