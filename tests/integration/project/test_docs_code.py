@@ -30,8 +30,12 @@ def _one_engine_for_all_pages(llm):
 def test_a_pages_code_runs_from_its_beginning_to_its_end(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     namespace = {"__name__": "page"}
-    for code in blocks(page, "python"):
-        exec(compile(code, page, "exec"), namespace)
+    try:
+        for code in blocks(page, "python"):
+            exec(compile(code, page, "exec"), namespace)
+    finally:
+        if "provider" in namespace:  # of metrics: it would go on exporting when all tests are over
+            namespace["provider"].shutdown()
 
 
 def test_commands_are_ones_that_there_are():
