@@ -5,7 +5,6 @@
 
 #include "peak.h"
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -14,11 +13,6 @@
 
 static constexpr int    N_ROUNDS = 15;
 static constexpr size_t N_BYTES  = 256u << 20; // of a thread: more than caches hold
-
-static double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-}
 
 // what `work` returns in all threads at a time, added up
 static double together(int n_threads, const std::function<double(int)> & work) {

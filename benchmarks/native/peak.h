@@ -1,6 +1,7 @@
 // What this processor can do at most: products of 8-bit integers that need nothing from memory, and bytes read from memory.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -10,6 +11,11 @@
 #if defined(__AVX2__)
 #    include <immintrin.h>
 #endif
+
+inline double median(std::vector<double> values) {
+    std::sort(values.begin(), values.end());
+    return values[values.size() / 2];
+}
 
 inline double thread_cpu_time() {
     timespec time;

@@ -18,11 +18,6 @@
 #include <random>
 #include <vector>
 
-static double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-}
-
 // the median of some integer_rate()s
 static double peak() {
     std::vector<double> rates;

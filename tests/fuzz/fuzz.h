@@ -1,5 +1,6 @@
 #pragma once
 
+#include "../native/check.h"
 #include "kvfork.h"
 
 #include <cstdint>
@@ -11,14 +12,6 @@
 
 // What the fuzzed readers share. Each file has one LLVMFuzzerTestOneInput: libFuzzer calls it with whatever leads into code
 // that no input before has reached, and reports what ends the process, leaks, or takes too long.
-
-#define CHECK(condition)                                                                        \
-    do {                                                                                        \
-        if (!(condition)) {                                                                     \
-            std::fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, #condition); \
-            std::abort();                                                                       \
-        }                                                                                       \
-    } while (false)
 
 // a model's vocabulary, without its weights
 inline const llama_model * vocabulary() {
