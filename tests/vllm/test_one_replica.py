@@ -1,10 +1,9 @@
 """A fan-out on a real vLLM: its counters say what messages and reports say, block for block."""
 
-import asyncio
 from typing import Literal
 
 import pytest
-from fan_outs import QUESTIONS, counts, nodes, plain, some_document
+from fan_outs import QUESTIONS, WAYS_TO_CANCEL, cancel, chat, counts, nodes, plain, some_document
 from helpers import await_until, call
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
@@ -12,7 +11,6 @@ from pydantic import BaseModel
 from vllm_servers import BLOCK, Vllm
 
 from langgraph_kvfork import (
-    ChatKVForkServer,
     ContextOverflowError,
     ForkNode,
     ForkReport,
@@ -21,10 +19,6 @@ from langgraph_kvfork import (
     ServerWarning,
 )
 from langgraph_kvfork.cli.main import main
-
-
-def chat(server, **kwargs):
-    return ChatKVForkServer(base_url=server.url, temperature=0, max_tokens=4, **kwargs)
 
 
 class Counted:
@@ -163,22 +157,10 @@ async def test_a_prompt_that_does_not_fit(vllm, document):
     assert not refused.value.is_retryable
 
 
-@pytest.mark.parametrize("how", ["task", "stream", "stream left"])
+@pytest.mark.parametrize("how", WAYS_TO_CANCEL)
 async def test_after_a_cancel_nothing_runs_on_the_server(vllm, how):
     llm = chat(vllm).bind(max_tokens=3000, extra_body={"ignore_eos": True})
-    if how == "task":
-        task = asyncio.create_task(llm.ainvoke("Count to a million."))
-        await await_until(lambda: vllm.running == 1)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    elif how == "stream":
-        async for _ in llm.astream("Count to a million."):
-            break
-    else:
-        for _ in llm.stream("Count to a million."):
-            break
-    await await_until(lambda: vllm.running == 0)
+    await cancel(llm, how, vllm)
 
 
 async def test_a_race_leaves_nothing_running(vllm, document):

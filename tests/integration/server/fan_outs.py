@@ -1,13 +1,16 @@
 """The fan-out that all servers are asked for: eight questions about one document."""
 
+import asyncio
 import operator
 from typing import Annotated, Any, TypedDict
 
+import pytest
+from helpers import await_until
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, StateGraph
 
-from langgraph_kvfork import ForkNode, PrefillNode
+from langgraph_kvfork import ChatKVForkServer, ForkNode, PrefillNode
 
 QUESTIONS = [f"What does paragraph {i} say?" for i in range(8)]
 
@@ -16,6 +19,10 @@ class State(TypedDict):
     messages: list[Any]
     branches: list[Any]
     answers: Annotated[list[Any], operator.add]
+
+
+def chat(server, **kwargs):
+    return ChatKVForkServer(base_url=server.url, temperature=0, max_tokens=4, **kwargs)
 
 
 def nodes(llm, *, ahead):
@@ -60,3 +67,23 @@ def counts(llm, messages):
     ]
     bare = llm.get_num_tokens_from_messages([*messages, HumanMessage("W")])
     return bare, prompts
+
+
+WAYS_TO_CANCEL = ["task", "stream", "stream left"]
+
+
+async def cancel(llm, how, server):
+    """Cancel a long answer in one of `WAYS_TO_CANCEL`; wait until nothing runs on the server."""
+    if how == "task":
+        task = asyncio.create_task(llm.ainvoke("Count to a million."))
+        await await_until(lambda: server.running == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    elif how == "stream":
+        async for _ in llm.astream("Count to a million."):
+            break
+    else:
+        for _ in llm.stream("Count to a million."):
+            break
+    await await_until(lambda: server.running == 0)

@@ -1,6 +1,5 @@
 """What goes wrong with a server: against a real one, and a real socket that misbehaves."""
 
-import asyncio
 import email.utils
 import json
 import threading
@@ -9,7 +8,8 @@ from datetime import datetime, timedelta, timezone
 
 import openai
 import pytest
-from helpers import await_until, call, wait_until
+from fan_outs import WAYS_TO_CANCEL, cancel
+from helpers import call, wait_until
 from langchain_core import exceptions as langchain
 from langchain_core.messages import HumanMessage, SystemMessage
 from llama_servers import LlamaServer, misbehaving, response
@@ -199,22 +199,10 @@ async def test_a_prompt_that_does_not_fit(single):
     assert not refused.value.is_retryable
 
 
-@pytest.mark.parametrize("how", ["task", "stream", "stream left"])
+@pytest.mark.parametrize("how", WAYS_TO_CANCEL)
 async def test_after_a_cancel_nothing_runs_on_the_server(single, how):
     llm = chat(single.url, max_tokens=2000, extra_body={"ignore_eos": True})
-    if how == "task":
-        task = asyncio.create_task(llm.ainvoke("Count to a million."))
-        await await_until(lambda: single.running == 1)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    elif how == "stream":
-        async for _ in llm.astream("Count to a million."):
-            break
-    else:
-        for _ in llm.stream("Count to a million."):
-            break
-    await await_until(lambda: single.running == 0)
+    await cancel(llm, how, single)
 
 
 def test_a_race_in_threads_leaves_nothing_running(single):

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from fan_outs import QUESTIONS, State, counts, nodes, plain, some_document
+from fan_outs import QUESTIONS, State, chat, counts, nodes, plain, some_document
 from helpers import await_until, call
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage, SystemMessage
@@ -13,7 +13,6 @@ from langgraph.graph import START, StateGraph
 from pydantic import BaseModel
 
 from langgraph_kvfork import (
-    ChatKVForkServer,
     ForkNode,
     ForkReport,
     MessageOrderWarning,
@@ -25,10 +24,6 @@ from langgraph_kvfork.cli.server_bench import server_bench_text
 from langgraph_kvfork.server.gather import Member
 from langgraph_kvfork.server.sharing import _known
 from langgraph_kvfork.server.slots import OneSlot
-
-
-def chat(server, **kwargs):
-    return ChatKVForkServer(base_url=server.url, temperature=0, max_tokens=4, **kwargs)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

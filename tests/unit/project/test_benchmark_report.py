@@ -43,6 +43,17 @@ def rows(table: str) -> dict[str, list[str]]:
     return {row[0].replace("*", ""): row[1:] for row in cells[2:]}
 
 
+def add(recorded: dict[str, Any], task: Task, *found: dict[str, Any]) -> None:
+    """Add a round of a task to the results."""
+    one = {**dataclasses.asdict(task), "error": "", "over": False, "found": list(found)}
+    recorded["measurements"].append(one)
+
+
+def times(seconds: dict[str, float]) -> list[dict[str, Any]]:
+    """Return what a process has found, by the names of what it measured."""
+    return [{"name": name, "seconds": one, "prefilled": None} for name, one in seconds.items()]
+
+
 #
 # the README
 #
@@ -158,20 +169,15 @@ def test_a_process_that_measures_both_is_a_measurement_of_each(recorded: dict[st
 
 
 def test_parts_are_shares_of_what_the_machine_can_do(recorded: dict[str, Any]) -> None:
-    def add(task: Task, **seconds: float) -> None:
-        found = [
-            {"name": name.replace("_", " "), "seconds": one, "prefilled": None}
-            for name, one in seconds.items()
-        ]
-        one = {**dataclasses.asdict(task), "error": "", "over": False, "found": found}
-        recorded["measurements"].append(one)
-
     model = "Qwen-0.5B-Q4_K_M"
-    least = {"a_token_of_a_prefill": 0.001, "a_token_of_a_decode_step": 0.002}
-    add(Task("peak", "machine", model), **least, the_weights_of_a_decode_step=0.012)
+    least = {"a token of a prefill": 0.001, "a token of a decode step": 0.002}
+    least["the weights of a decode step"] = 0.012
+    add(recorded, Task("peak", "machine", model), *times(least))
     for library, slower in (("stock", 2), ("kvfork", 1)):
-        add(Task("prefill", library, model, prefix=512), prefill_512=1.024 * slower)
-        add(Task("steps", library, model), decode_1_at_512=0.02, decode_8_at_512=0.04 * slower)
+        prefill = {"prefill 512": 1.024 * slower}
+        add(recorded, Task("prefill", library, model, prefix=512), *times(prefill))
+        steps = {"decode 1 at 512": 0.02, "decode 8 at 512": 0.04 * slower}
+        add(recorded, Task("steps", library, model), *times(steps))
     *_, title, table = tables(Summaries(recorded))
     assert title.startswith("## Beside what the machine can do at most")
     assert rows(table) == {
@@ -184,10 +190,7 @@ def test_parts_are_shares_of_what_the_machine_can_do(recorded: dict[str, Any]) -
 def test_a_fan_out_beside_a_busy_program_is_compared_with_itself(recorded: dict[str, Any]) -> None:
     for library, beside in (("kvfork", 3.0), ("stock", 60.0)):
         task = Task("busy", library, "SmolLM2", 8, 512, 64)
-        times = {"alone": 1.5, "beside a busy program": beside}
-        found = [{"name": n, "seconds": s, "prefilled": None} for n, s in times.items()]
-        one = {**dataclasses.asdict(task), "error": "", "over": False, "found": found}
-        recorded["measurements"].append(one)
+        add(recorded, task, *times({"alone": 1.5, "beside a busy program": beside}))
     *_, title, table = tables(Summaries(recorded))
     assert title.startswith("## Beside a busy program")
     assert rows(table) == {
@@ -201,8 +204,7 @@ def test_memory_is_cells_and_the_peak_of_the_process(recorded: dict[str, Any]) -
         task = Task("memory", contestant, "SmolLM2")
         found = {"name": "32 branches over 7,000", "seconds": 0.3, "prefilled": None}
         found |= {"generated": 512, "cells": cells, "peak": peak}
-        one = {**dataclasses.asdict(task), "error": "", "over": False, "found": [found]}
-        recorded["measurements"].append(one)
+        add(recorded, task, found)
     *_, title, table = tables(Summaries(recorded))
     assert title.startswith("## Memory")
     name = "32 branches over 7,000 tokens, "
@@ -213,7 +215,7 @@ def test_memory_is_cells_and_the_peak_of_the_process(recorded: dict[str, Any]) -
 
 
 def test_a_store_is_compared_with_llama_server_and_with_none(recorded: dict[str, Any]) -> None:
-    times = {
+    seconds = {
         "stock": {"computed": 6.0, "from a file": 0.3},
         "kvfork": {
             "computed": 4.0,
@@ -223,11 +225,8 @@ def test_a_store_is_compared_with_llama_server_and_with_none(recorded: dict[str,
             "five rounds, with one": 10.0,
         },
     }
-    for contestant, of_contestant in times.items():
-        task = Task("store", contestant, "SmolLM2", 8, 7000, 1)
-        found = [{"name": n, "seconds": s, "prefilled": None} for n, s in of_contestant.items()]
-        one = {**dataclasses.asdict(task), "error": "", "over": False, "found": found}
-        recorded["measurements"].append(one)
+    for contestant, of_contestant in seconds.items():
+        add(recorded, Task("store", contestant, "SmolLM2", 8, 7000, 1), *times(of_contestant))
     *_, beside, table, title, worth = tables(Summaries(recorded))
     assert beside.startswith("## A prompt that was computed before")
     assert rows(table) == {
